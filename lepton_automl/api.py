@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Classifier, Prediction
     from lepton_automl.compress.loop import CompressionResult
     from lepton_automl.cost.boards import BoardFit
-    from lepton_automl.pipeline.comparison import Comparison
+    from lepton_automl.pipeline.bench_files import Comparison
     from lepton_automl.pipeline.data_report import DataReport
     from lepton_automl.pipeline.export import Outcome
     from lepton_automl.pipeline.front import Front
@@ -683,7 +683,7 @@ def bench(
     LeptonError
         With a way out, `fix`.
     """
-    from lepton_automl.pipeline.comparison import compare
+    from lepton_automl.pipeline.bench_files import compare
 
     paths = [Path(artifact) for artifact in artifacts]
     return compare(paths, threads=threads, batches=batches, seconds=seconds, emit=emit)

@@ -174,7 +174,7 @@ READS_ITSELF = {
     "data/pixel_cache.py": "arrays whose digest is checked",
     "data/signal_files.py": "lines of a text that core/untrusted_files has read",
     "data/sources/digits.py": "a file of scikit-learn",
-    "pipeline/bench.py": "a program of the package and the table it has just written",
+    "pipeline/bench_ops.py": "a program of the package and the table it has just written",
     "models/c_export/project.py": "templates of the package",
     "models/c_export/source.py": "kernels of the package",
     "runs/folder.py": "text that core/untrusted_files has read and parsed before",

@@ -27,7 +27,7 @@ from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 
 from benchmarks.common import CENTRED, RUNS, append_row, parser, read_rows
-from lepton_automl.artifact.limits import choose_primary
+from lepton_automl.artifact.judging import choose_primary
 from lepton_automl.artifact.measurements import ROUNDS, SECONDS
 from lepton_automl.artifact.verdict import FileMetrics
 from lepton_automl.compress.evaluation import int8_file

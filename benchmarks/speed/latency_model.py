@@ -25,7 +25,7 @@ from benchmarks.common import parser, print_table
 from lepton_automl.cost.latency import REFERENCE, Stopwatch, last_reference_ms
 from lepton_automl.cost.latency_model import LatencyModel, read_table
 from lepton_automl.models.random_weights import random_int8_onnx
-from lepton_automl.pipeline.bench import bench_here
+from lepton_automl.pipeline.bench_ops import bench_here
 from lepton_automl.runs.ledger import LedgerView
 from lepton_automl.search.space import draw, loader
 

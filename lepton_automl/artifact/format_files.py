@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.artifact import limits as judging
-from lepton_automl.artifact import manifest, measurements, writer
+from lepton_automl.artifact import judging, manifest, measurements, writer
 from lepton_automl.artifact.manifest import GOLDEN, GOLDEN_ANSWERS, INT8, golden_answers
 from lepton_automl.artifact.measurements import EvaluatedPart, recording_accuracy
 from lepton_automl.artifact.provenance import Provenance, read_provenance

@@ -47,7 +47,7 @@ class TimedFile:
 
 
 @dataclass(frozen=True)
-class Timing:
+class FileTiming:
     """What one file takes with a number of threads and a batch."""
 
     path: str
@@ -76,7 +76,7 @@ class Timing:
 
 def time_files(
     files: Sequence[TimedFile], *, threads: int = 1, batch: int = 1, seconds: float = 1.0
-) -> list[Timing]:
+) -> list[FileTiming]:
     """Measure files in rounds that take turns.
 
     Parameters
@@ -170,17 +170,17 @@ class _Opened:
         subject = str(self._file.path)
         return self._process.call(fields, content, subject=subject, fix=_FIX, limits=limits).fields
 
-    def timing(self, first: Sequence[float] | None) -> Timing:
+    def timing(self, first: Sequence[float] | None) -> FileTiming:
         """The figures, compared with the shortest times of another file in the same rounds."""
         known = str(self._file.path), self._file.name, self._threads, self._batch
         if self.not_run:
-            return Timing(*known, not_run=self.not_run)
+            return FileTiming(*known, not_run=self.not_run)
         ratio, interval = None, None
         if first is not None and len(first) == len(self.shortest):
             latency = relative_latency(self.shortest, list(first))
             ratio, interval = latency.ratio, (latency.ratio_low, latency.ratio_high)
         p50, p95, p99 = (1e6 * float(np.quantile(self._times, q)) for q in (0.5, 0.95, 0.99))
-        found = Timing(
+        found = FileTiming(
             *known,
             p50_us=p50,
             p95_us=p95,

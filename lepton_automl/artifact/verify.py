@@ -23,8 +23,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from lepton_automl.artifact import consistency, manifest, writer
-from lepton_automl.artifact import limits as judging
+from lepton_automl.artifact import consistency, judging, manifest, writer
 from lepton_automl.artifact.format_files import measure_formats, predicted_flash
 from lepton_automl.artifact.manifest import FLOAT, INT8, MODELS, REFERENCE
 from lepton_automl.artifact.measurements import EvaluatedPart, figures, file_problems

@@ -141,20 +141,18 @@ def _measure_ops(space: str | None, out: Path | None, kit: Path | None, *, json:
         raise ConfigError(
             "--out has no effect with --kit", fix="give --out to the kit's bench.py on the device"
         )
-    from lepton_automl.pipeline import (
-        bench as op_kit,  # onnxruntime is slow to import; --help must not wait
-    )
+    from lepton_automl.pipeline import bench_ops  # onnxruntime is slow to import
 
     spaces = () if space is None else (space,)
     if kit is not None:
-        document: dict[str, Any] = {"kit": str(kit), "nets": op_kit.write_kit(kit, spaces)}
+        document: dict[str, Any] = {"kit": str(kit), "nets": bench_ops.write_kit(kit, spaces)}
         lines = [
             f"{kit}: bench.py and {document['nets']} nets; copy it to the device, run there: "
             "python bench.py"
         ]
     else:
         path = out or Path("latency_table.json")
-        table = op_kit.bench_here(path, spaces)
+        table = bench_ops.bench_here(path, spaces)
         document = {"table": str(path), **{k: v for k, v in table.items() if k != "nets"}}
         lines = _about(path, table)
     if json:

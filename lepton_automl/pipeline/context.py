@@ -37,7 +37,7 @@ from lepton_automl.errors import ArchError, ConfigError, DataError, InfeasibleEr
 from lepton_automl.metrics.rejection import samples_needed
 from lepton_automl.models import formats
 from lepton_automl.models.random_weights import random_net
-from lepton_automl.pipeline import opening
+from lepton_automl.pipeline import data_opening
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger, record_decision, recorded_decisions
 from lepton_automl.runs.ledger_check import interpreting
@@ -334,7 +334,7 @@ def open_data(config: RunConfig, emit: Emit) -> Dataset:
     ConfigError
         If `judge` has no effect.
     """
-    dataset = opening.open_data(config, emit, quarantine=RunFolder(config.out).quarantine)
+    dataset = data_opening.open_data(config, emit, quarantine=RunFolder(config.out).quarantine)
     if config.judge != "auto" and dataset.test.recordings is None:
         raise ConfigError(
             f"--judge {config.judge} has no effect: the test samples are no windows of recordings",
@@ -418,7 +418,7 @@ def _decisions(
             Decision("device", resources.device.type, evidence, "inferred", "--device")
         )
     if config.channels == "auto" and dataset.kind == "pictures":
-        decisions.append(opening.channels_decision(dataset))
+        decisions.append(data_opening.channels_decision(dataset))
     decisions.append(precision_decision(resources.device))
     if config.jobs is None and not config.trains_elsewhere and resources.device.type == "cpu":
         evidence = "one a CPU core that this process may use"

@@ -20,7 +20,7 @@ from lepton_automl.data.audit.label_suspects import LabelSuspects, Suspect, find
 from lepton_automl.data.dataset import Dataset, Part
 from lepton_automl.errors import DataError
 from lepton_automl.metrics.resolution import Resolution, resolution
-from lepton_automl.pipeline import opening
+from lepton_automl.pipeline import data_opening
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def report_data(
         If the data cannot be used for another reason.
     """
     is_strict = not config.skip_corrupt
-    dataset = opening.open_unaudited(dataclasses.replace(config, skip_corrupt=True), emit)
+    dataset = data_opening.open_unaudited(dataclasses.replace(config, skip_corrupt=True), emit)
     if check is not None:
         check(dataset)
     emit(Event("data", "auditing"))
@@ -174,7 +174,7 @@ def report_data(
     suspects = find_label_suspects(dataset, thumbs, config.seed)
     decisions = dataset.decisions
     if config.channels == "auto" and dataset.kind == "pictures":
-        decisions = (*decisions, opening.channels_decision(dataset))
+        decisions = (*decisions, data_opening.channels_decision(dataset))
     return DataReport(
         dataset=dataset,
         parts=tuple(_summary(dataset, part, thumbs) for part in dataset.parts),

@@ -14,7 +14,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 
-from lepton_automl.artifact import limits as judging
+from lepton_automl.artifact import judging
 from lepton_automl.artifact.verify import Request, verify
 from lepton_automl.artifact.writer import write_artifact
 from lepton_automl.compress.quantization.calibration import calibrate

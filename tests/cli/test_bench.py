@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import json
 
-from lepton_automl.pipeline import bench
+from lepton_automl.pipeline import bench_ops
 
 
 def test_a_kit_is_written_and_its_use_printed(lepton, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "_DRAWN", 1)
+    monkeypatch.setattr(bench_ops, "_DRAWN", 1)
     done = lepton("bench", "--ops", "--kit", str(tmp_path / "kit"), "--space", "tiny")
     assert done.exit_code == 0
     assert "python bench.py" in done.out
@@ -22,7 +22,7 @@ def test_a_table_is_measured_on_this_machine(lepton, tmp_path, monkeypatch):
         "nets": [1, 2],
     }
     asked = []
-    monkeypatch.setattr(bench, "bench_here", lambda *given: asked.append(given) or table)
+    monkeypatch.setattr(bench_ops, "bench_here", lambda *given: asked.append(given) or table)
     out = tmp_path / "t.json"
     done = lepton("bench", "--ops", "--out", str(out), "--json")
     assert asked == [(out, ())]

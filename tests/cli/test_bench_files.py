@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lepton_automl.artifact import timing
-from lepton_automl.artifact.timing import TimedFile, Timing, time_files
+from lepton_automl.artifact.timing import FileTiming, TimedFile, time_files
 from lepton_automl.artifact.timing_server import _times
 from tests.helpers import hostile_graphs as graphs
 from tests.helpers.artifacts import make_bundle, seal_bundle
@@ -40,7 +40,7 @@ def test_every_format_of_an_artifact_is_beside_a_file_made_elsewhere(lepton, art
     words = ("--seconds", "0.02", "--threads", "1", "--batch", "1,4", "--json")
     done = lepton("bench", str(artifact), "other.onnx", *words)
     body = json.loads(done.out)
-    rows = [Timing(**row) for row in body["files"]]
+    rows = [FileTiming(**row) for row in body["files"]]
     names = ["model.int8.onnx", "net.c", "other.onnx"]
     assert [Path(row.path).name for row in rows] == 2 * names
     assert [row.batch for row in rows] == 3 * [1] + 3 * [4]

@@ -17,7 +17,7 @@ from lepton_automl.errors import LeptonError
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Prediction
     from lepton_automl.compress.loop import CompressionResult
-    from lepton_automl.pipeline.comparison import Comparison
+    from lepton_automl.pipeline.bench_files import Comparison
     from lepton_automl.pipeline.data_report import DataReport
     from lepton_automl.pipeline.export import Outcome
     from lepton_automl.pipeline.front import Front
@@ -163,12 +163,12 @@ def show_prediction_rows(rows: Sequence[Prediction], kind: Literal["jsonl", "csv
 
 def show_comparison(found: Comparison, *, json: bool = False) -> None:
     """Print the figures of files beside each other; notes on stderr."""
-    from lepton_automl.cli.report import comparison_view as view
+    from lepton_automl.cli.report import bench_view as view
 
     if json:
-        write_json(view.comparison_document(found))
+        write_json(view.bench_document(found))
     else:
-        show(view.comparison_view(found))
+        show(view.bench_view(found))
     for note in found.notes:
         show(Text(f"note: {note}"), to_stderr=True)
 

@@ -1,4 +1,4 @@
-"""The table and the JSON object of `lepton bench ARTIFACT ...`."""
+"""The tables and the JSON object of `lepton bench FILES`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lepton_automl.artifact.timing import Timing
+from lepton_automl.artifact.timing import FileTiming
 from lepton_automl.core import units
-from lepton_automl.pipeline.comparison import Comparison
+from lepton_automl.pipeline.bench_files import Comparison
 
 _COLUMNS = (
     "file",
@@ -25,7 +25,7 @@ _COLUMNS = (
 )
 
 
-def comparison_view(found: Comparison) -> RenderableType:
+def bench_view(found: Comparison) -> RenderableType:
     """A table for each number of threads and batch."""
     parts: list[RenderableType] = []
     for threads, batch in dict.fromkeys((row.threads, row.batch) for row in found.rows):
@@ -40,7 +40,7 @@ def comparison_view(found: Comparison) -> RenderableType:
     return Group(*parts, Text(f"measured on {found.machine}", "dim"))
 
 
-def _cells(row: Timing) -> tuple[str, ...]:
+def _cells(row: FileTiming) -> tuple[str, ...]:
     if row.not_run:
         return (row.path, f"not run here: {row.not_run}")
     ratio = ""
@@ -56,7 +56,7 @@ def _cells(row: Timing) -> tuple[str, ...]:
     )
 
 
-def comparison_document(found: Comparison) -> dict[str, Any]:
+def bench_document(found: Comparison) -> dict[str, Any]:
     """The object of `bench` with files."""
     return {
         "files": [dataclasses.asdict(row) for row in found.rows],

@@ -1,4 +1,4 @@
-"""Write a kit of small int8 nets that measures a latency table on a device."""
+"""`lepton bench --ops`: a latency table of this machine, or a kit that measures one elsewhere."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from lepton_automl.artifact import limits as limits_module
-from lepton_automl.artifact.limits import (
+from lepton_automl.artifact import judging
+from lepton_automl.artifact.judging import (
     choose_primary,
     judge,
     keeps_exact_limits,
@@ -217,13 +217,13 @@ def test_a_drop_is_judged_by_the_class_that_stands_worst(kept, status, of):
 
 def test_of_many_undecided_classes_only_the_one_that_is_named_is_solved_for(monkeypatch):
     reference, file = by_class({c: (200 + c, 180, 179 - (c == 33)) for c in range(60)})
-    solved, solve = [], limits_module.samples_to_decide
+    solved, solve = [], judging.samples_to_decide
 
     def counted(drop, limit):
         solved.append(drop.points)
         return solve(drop, limit)
 
-    monkeypatch.setattr(limits_module, "samples_to_decide", counted)
+    monkeypatch.setattr(judging, "samples_to_decide", counted)
     limit = judged(Limits(max_class_drop=2.0), file, reference)
     assert (limit.status, limit.of) == ("undecided", 33)
     assert solved == [pytest.approx(100 * 2 / 233)]

@@ -1,4 +1,4 @@
-"""`lepton bench ARTIFACT [OTHER ...]`: files beside each other on this machine."""
+"""`lepton bench FILES`: measure files beside each other on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from lepton_automl.artifact.format_files import main_file
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.sealed_model import locate_model
-from lepton_automl.artifact.timing import TimedFile, Timing, time_files
+from lepton_automl.artifact.timing import FileTiming, TimedFile, time_files
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.machine import Machine, this_machine
 from lepton_automl.errors import ConfigError
@@ -22,7 +22,7 @@ _MOST_THREADS, _MOST_BATCH, _MOST_SECONDS = 1024, 4096, 600.0
 class Comparison:
     """Figures of all files, by threads and batch, and the machine they were taken on."""
 
-    rows: tuple[Timing, ...]
+    rows: tuple[FileTiming, ...]
     machine: Machine
     notes: tuple[str, ...]
 
@@ -70,7 +70,7 @@ def compare(
         )
     notes: list[str] = []
     files = [file for artifact in artifacts for file in _files(artifact, notes)]
-    rows: list[Timing] = []
+    rows: list[FileTiming] = []
     for count in counts:
         for batch in batches:
             text = f"{len(files)} files, {count} thread{'s' * (count > 1)}, batch {batch}"
