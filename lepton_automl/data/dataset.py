@@ -1,4 +1,4 @@
-"""A data set: checked labelled pictures in three parts, decoded on demand."""
+"""A data set: checked labelled samples in three parts, decoded on demand."""
 
 from __future__ import annotations
 
@@ -30,8 +30,15 @@ from lepton_automl.core.files import real_path
 from lepton_automl.data import decode_pool, loading, pixel_cache
 from lepton_automl.data.audio import FRONT_END_SAMPLES, make_front_end, spaced
 from lepton_automl.data.audio_files import Audio
+from lepton_automl.data.checked_samples import (
+    CheckedSamples,
+    UnreadableFile,
+    check_pictures,
+    choose_file_scale,
+    summary_event,
+    with_channels,
+)
 from lepton_automl.data.decode_pool import Decoding, Reading, only_files
-from lepton_automl.data.loading import CheckedSamples, UnreadableFile
 from lepton_automl.data.pictures import decode
 from lepton_automl.data.pictures.formats import FormatTable
 from lepton_automl.data.pictures.framing import Framing
@@ -39,7 +46,7 @@ from lepton_automl.data.pictures.levels import LevelTable
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.pictures.pixel_scale import decision as pixel_scale_decision
 from lepton_automl.data.pictures.pixel_scale import parse as parse_scale
-from lepton_automl.data.samples import PARTS, Pictures
+from lepton_automl.data.samples import PARTS, Pictures, select
 from lepton_automl.data.signals import (
     Signals,
     constant_channels,
@@ -47,6 +54,14 @@ from lepton_automl.data.signals import (
     quantization_of,
     quantization_of_pixels,
 )
+from lepton_automl.data.splits.assign import (
+    assign_parts,
+    cut_through_for,
+    stated_times,
+    with_split_decision,
+    with_time_decision,
+)
+from lepton_automl.data.splits.groups import stated_groups, with_groups
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.metrics.balanced import Strata, is_even, is_uneven
 from lepton_automl.models.front_end import LogMel
@@ -271,7 +286,7 @@ class Dataset:
                 list(self._samples(self._stored_blocks(self.part(part), size, places)))
             )
         pictures = self.part(part).pictures
-        chosen = pictures if places is None else loading.select(pictures, places)
+        chosen = pictures if places is None else select(pictures, places)
         made = pixel_cache.decode_blocks(chosen, self.channels, size, self.file_scale, self.framing)
         return np.concatenate(list(made))
 
@@ -287,7 +302,7 @@ class Dataset:
     ) -> Iterator[NDArray[Any]]:
         """Pixels that a written file reads for a part, or for samples at `places`, in blocks."""
         if self.input_type != "uint16":
-            chosen = source.pictures if places is None else loading.select(source.pictures, places)
+            chosen = source.pictures if places is None else select(source.pictures, places)
             return pixel_cache.decode_blocks(
                 chosen, self.channels, size, self.file_scale, self.framing
             )
@@ -678,23 +693,23 @@ def open_dataset(
     options = {name: value for name, value in options.items() if value is not None}
     samples = loading.read_samples(str(data), test, options, stated, known_scale)
     # Before every picture is read, which may take minutes.
-    loading.stated_groups(samples, group)
-    loading.stated_times(samples, time)
+    stated_groups(samples, group)
+    stated_times(samples, time)
     reading = Reading(emit=emit) if reading is None else reading
     place = "\0".join(str(real_path(each)) for each in (data, test) if each is not None)
-    checked = loading.check_pictures(samples, skip_corrupt, quarantine, emit, reading, place)
-    checked = loading.choose_file_scale(checked, stated, known_scale)
-    checked = loading.with_channels(checked, channels)
+    checked = check_pictures(samples, skip_corrupt, quarantine, emit, reading, place)
+    checked = choose_file_scale(checked, stated, known_scale)
+    checked = with_channels(checked, channels)
     for note in checked.samples.notes:
         emit(Event("data", note))
-    checked = loading.with_groups(checked, group, emit, by_names=time is None)
-    times = loading.stated_times(checked.samples, time)
-    checked = loading.cut_through_for(checked, times)
-    parts = loading.assign_parts(checked, seed, times)
+    checked = with_groups(checked, group, emit, by_names=time is None)
+    times = stated_times(checked.samples, time)
+    checked = cut_through_for(checked, times)
+    parts = assign_parts(checked, seed, times)
     if times is None:
-        checked = loading.with_split_decision(checked, parts, seed)
+        checked = with_split_decision(checked, parts, seed)
     else:
-        checked = loading.with_time_decision(checked, times, parts)
+        checked = with_time_decision(checked, times, parts)
     checked, quantization = _quantized(checked, parts, input_type, stated, emit)
     checked, front_end = _with_front_end(
         checked, parts, known_front_end, mels=mels, band_mean=band_mean
@@ -703,7 +718,7 @@ def open_dataset(
         _with_features(_part(checked, parts, name, quantization), front_end) for name in PARTS
     )
     name, size = loading.dataset_name(str(data)), checked.size
-    emit(loading.summary_event(name, checked, (len(train), len(validation), len(test_part))))
+    emit(summary_event(name, checked, (len(train), len(validation), len(test_part))))
     return Dataset(
         name=name,
         class_names=checked.samples.class_names,
@@ -872,7 +887,7 @@ def _part(
         audio = large_arrays.take(samples.sound, index)
         pictures = np.zeros((len(index), 0, 0, 1), np.uint8)  # `_with_features` replaces it.
     elif quantization is None or samples.signals is None:
-        pictures = loading.select(samples.only_pictures, index)  # Quantized when decoded.
+        pictures = select(samples.only_pictures, index)  # Quantized when decoded.
     else:
         signals = large_arrays.take(samples.signals, index)
         pictures = large_arrays.convert(signals, np.uint8, quantization.quantize)[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_automl.core import large_arrays
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.data.audio import AudioWindows
@@ -104,6 +106,13 @@ class Samples:
         """PCM samples int16 (N, window), where samples are windows of sound; else None."""
         return None if self.audio is None else cast(Audio, self.pictures)
 
+    @property
+    def missing_parts(self) -> list[str]:
+        """Parts but training that the data do not give, which are to be drawn."""
+        if self.parts is None:
+            return list(PARTS[1:])
+        return [part for part in PARTS[1:] if not (self.parts == part).any()]
+
     def __post_init__(self) -> None:
         columns = {name: getattr(self, name) for name in _COLUMNS}
         for name, column in (*columns.items(), *self.attributes.items()):
@@ -167,4 +176,35 @@ def _wrong(what: str) -> DataError:
         fix=f"labels are indices into class_names, pictures uint8 (N, H, W, 1 to {MAX_CHANNELS}) "
         f"or one a sample, signals float32 (N, length, 1 to {MAX_CHANNELS}), audio int16 (N, "
         "window)",
+    )
+
+
+def select(pictures: Pictures, places: NDArray[np.int64]) -> Pictures:
+    """The pictures at the indices `places`, in that order."""
+    if isinstance(pictures, np.ndarray):
+        return large_arrays.take(pictures, places)
+    return tuple(pictures[place] for place in places)
+
+
+def subset(samples: Samples, places: NDArray[np.int64]) -> Samples:
+    """The samples at the indices `places`, in that order."""
+    pictures = (
+        select(samples.only_pictures, places)
+        if samples.are_pictures
+        else large_arrays.take(np.asanyarray(samples.pictures), places)
+    )
+    return dataclasses.replace(
+        samples,
+        pictures=pictures,
+        deep=None if samples.deep is None else samples.deep[places],
+        labels=samples.labels[places],
+        ids=tuple(samples.ids[place] for place in places),
+        parts=None if samples.parts is None else samples.parts[places],
+        groups=None if samples.groups is None else samples.groups[places],
+        recordings=None if samples.recordings is None else samples.recordings[places],
+        spans=None if samples.spans is None else samples.spans[places],
+        attributes={
+            name: tuple(column[place] for place in places)
+            for name, column in samples.attributes.items()
+        },
     )

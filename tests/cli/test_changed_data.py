@@ -7,7 +7,7 @@ import pytest
 
 from lepton_automl.config import RunConfig
 from lepton_automl.core.events import silent
-from lepton_automl.data import loading
+from lepton_automl.data.splits import assign
 from lepton_automl.pipeline.context import open_run
 from tests.helpers import runs
 from tests.helpers.pictures import random_pictures
@@ -94,8 +94,8 @@ def test_a_run_whose_parts_another_version_draws_is_refused_by_every_command(
     def drawn_otherwise(labels, names, parts, groups, seed, *more):
         return split(labels, names, parts, groups, seed + 1, *more)
 
-    split = loading.split
-    monkeypatch.setattr(loading, "split", drawn_otherwise)
+    split = assign.split
+    monkeypatch.setattr(assign, "split", drawn_otherwise)
     for words in (RUN, *OTHERS):
         check_refused(lepton, begun, words)
 

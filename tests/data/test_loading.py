@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data import loading
 from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.loading import dataset_name
+from lepton_automl.data.splits import groups as splits_groups
 from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.pictures import random_pictures, tree, write_folder, write_npz
 
@@ -227,7 +227,7 @@ def test_classes_whose_groups_were_left_out_are_named(tmp_path, monkeypatch):
     """Groups are found by names: twelve of class 0 and two of class 1, fewer than parts."""
     x, y = random_pictures(80, (4, 4, 1)), (np.arange(80) >= 60).astype(int)
     groups = np.concatenate([np.arange(60) // 5, 12 + np.arange(20) // 10])
-    monkeypatch.setattr(loading, "find_name_groups", lambda *given: (groups, None))
+    monkeypatch.setattr(splits_groups, "find_name_groups", lambda *given: (groups, None))
     made = decision(
         open_dataset(write_npz(tmp_path / "a.npz", x=x, y=y)), "groups of small classes"
     )
