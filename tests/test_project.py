@@ -15,6 +15,7 @@ import lepton_automl
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lepton_automl"
 MAY_PRINT = {"cli"}
+MANY_MODULES = 6
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -43,6 +44,21 @@ def modules_without_a_docstring() -> Iterator[str]:
         first = text.split("\n\n")[0]
         if not first or len(first.splitlines()) > 3:
             yield f"{name}: a docstring of one to three lines stands on top"
+
+
+def packages_without_a_map() -> Iterator[str]:
+    """The docstring of a package of many modules says where each of them belongs."""
+    for path in sorted((ROOT / "lepton_automl").rglob("__init__.py")):
+        tree = tree_of(path)
+        folders = [p.parent for p in path.parent.glob("*/__init__.py")]
+        modules = [p for p in path.parent.glob("*.py") if p.stem[0] != "_"]
+        if len(modules) + len(folders) < MANY_MODULES or len(tree.body) > 1:
+            continue  # The base class of a plug-in folder explains its files.
+        there = {*(p.stem for p in modules), *(f"{p.name}/" for p in folders)}
+        named = set(re.findall(r"`([a-z_]+/?)[`.]", ast.get_docstring(tree) or ""))
+        name = path.parent.relative_to(ROOT)
+        yield from (f"{name}: `{each}` is not named" for each in sorted(there - named))
+        yield from (f"{name}: there is no `{each}`" for each in sorted(named - there))
 
 
 def printing() -> Iterator[str]:
@@ -227,6 +243,7 @@ def readers_of_files_from_outside() -> Iterator[str]:
 
 RULES: tuple[Callable[[], Iterator[str]], ...] = (
     modules_without_a_docstring,
+    packages_without_a_map,
     printing,
     escaping,
     local_imports,

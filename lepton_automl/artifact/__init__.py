@@ -1,1 +1,12 @@
-"""The folder that ships: its files, their verification on the test part, and the verdict."""
+"""The folder that ships: its files, their verification on the test part, and the verdict.
+
+Start at `writer` (what is written, the `manifest` last) and `verify` (what is measured on it; the
+result is a `verdict`).
+
+- what verification does: `consistency` of the files with each other, `parity` with exact integer
+  arithmetic, `measurements` of each file, `format_files` of further formats, `judging` of limits,
+  `rejection` ("none of these"), `front_end_reference` (features of sound)
+- what else lies in the folder: `model_card` (with `formatting`), `provenance`, `signature`,
+  `bill_of_materials`, `lepton_device` (a program for devices without lepton)
+- using a file: `predict`; `sealed_model` finds it; `timing` with its child process `timing_server`
+"""

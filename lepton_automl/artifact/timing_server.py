@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lepton_automl.artifact import writer
 from lepton_automl.artifact.format_files import code_refusal
 from lepton_automl.artifact.manifest import GOLDEN
-from lepton_automl.core.limited_process import Message, extend_limits, is_out_of_memory, serve
+from lepton_automl.core.limited_process import Message, is_out_of_memory, serve
 from lepton_automl.core.untrusted_files import is_of_machine
 from lepton_automl.cost.kernels import random_feeds
 from lepton_automl.errors import DataError, first_line
@@ -26,7 +26,7 @@ from lepton_automl.models import formats
 from lepton_automl.models.formats import ONNX, Session
 from lepton_automl.models.onnx_file import open_session
 from lepton_automl.models.untrusted_onnx import MALFORMED, WITH_ONNX_RUNTIME, parse
-from lepton_automl.models.untrusted_session import BYTES_PER_BYTE, SECONDS_PER_BYTE
+from lepton_automl.models.untrusted_session import extend_for_weights
 
 _FIX = "check that it is a file that runs here"
 _MOST_CALLS = 20_000
@@ -69,7 +69,9 @@ class _Server:
     def _open(self, fields: dict[str, Any], content: bytes) -> None:
         source, folder, name = fields["source"], Path(fields["folder"]), fields["format"]
         if name == ONNX:
-            model = parse(source, content, folder, on_weights=_extend, domains=WITH_ONNX_RUNTIME)
+            model = parse(
+                source, content, folder, on_weights=extend_for_weights, domains=WITH_ONNX_RUNTIME
+            )
             content = model.SerializeToString()
             del model
         elif refused := code_refusal(folder, name):
@@ -114,11 +116,6 @@ def _times(call: Callable[[], object], seconds: float) -> list[float]:
             break
         before = after
     return found
-
-
-def _extend(size: int) -> None:
-    """Allow for weights of `size` bytes what is allowed for as many bytes of a file."""
-    extend_limits(BYTES_PER_BYTE * size, SECONDS_PER_BYTE * size)
 
 
 def _memory(name: str) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lepton_automl.core import untrusted_files
-from lepton_automl.core.field_types import check_types
+from lepton_automl.core.field_types import check_types, with_tuples
 from lepton_automl.core.machine import Machine
 from lepton_automl.cost.boards import BoardFit
 from lepton_automl.cost.boards import from_fields as board_from_fields
@@ -399,7 +399,7 @@ class Verdict:
             status=body["verdict"],
             primary=body["primary"],
             prefer=body["prefer"],
-            limits=tuple(JudgedLimit(**_tuples(item)) for item in body["limits"]),
+            limits=tuple(JudgedLimit(**with_tuples(item)) for item in body["limits"]),
             problems=tuple(body["problems"]),
             parity=None if parity is None else Parity(**parity),
             int8=_figures(body["int8"]),
@@ -409,12 +409,12 @@ class Verdict:
             test_fingerprint=body["test_fingerprint"],
             test_set_uses=body["test_set_uses"],
             grouped=body["grouped"],
-            machine=Machine(**_tuples(body["machine"])),
+            machine=Machine(**with_tuples(body["machine"])),
             balanced=body.get("balanced", False),
             other=body.get("other"),
             validation=None
             if body.get("validation") is None
-            else ValidationGap(**_tuples(body["validation"])),
+            else ValidationGap(**with_tuples(body["validation"])),
             notes=tuple(body.get("notes", ())),
             limits_on=body.get("limits_on", "samples"),
             recording_drops={
@@ -422,13 +422,13 @@ class Verdict:
             },
             front_end=None
             if body.get("front_end") is None
-            else FrontEndCost(**_tuples(body["front_end"])),
+            else FrontEndCost(**with_tuples(body["front_end"])),
             formats=tuple(map(_format, body.get("formats", ()))),
             ship=body.get("ship", ONNX),
             board=_board(body.get("board")),
             rejection=None
             if body.get("rejection") is None
-            else RejectionFigures(**_tuples(body["rejection"])),
+            else RejectionFigures(**with_tuples(body["rejection"])),
         )
         check_types(found)
         shipped = found.shipped_file and found.shipped_file[1]
@@ -463,10 +463,10 @@ def _figures(body: dict[str, Any] | None) -> FileMetrics | None:
         return None
     target, whole = body.get("target_latency"), body.get("recordings")
     made = {
-        "target_latency": TargetLatency(**_tuples(target)) if target else None,
-        "recordings": RecordingAccuracy(**_tuples(whole)) if whole else None,
+        "target_latency": TargetLatency(**with_tuples(target)) if target else None,
+        "recordings": RecordingAccuracy(**with_tuples(whole)) if whole else None,
     }
-    return FileMetrics(**_tuples(body | made))
+    return FileMetrics(**with_tuples(body | made))
 
 
 def _board(body: dict[str, Any] | None) -> BoardFit | None:
@@ -479,8 +479,4 @@ def _format(body: dict[str, Any]) -> FormatFigures:
         "metrics": _figures(body["metrics"]),
         "drop": None if drop is None else PairedDrop(**drop),
     }
-    return FormatFigures(**_tuples(body | made))
-
-
-def _tuples(body: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in body.items()}
+    return FormatFigures(**with_tuples(body | made))

@@ -101,3 +101,8 @@ def _require(is_right: bool, value: Any, hint: Any, what: str) -> None:
     if not is_right:
         wanted = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
         raise TypeError(f"{what} is {value!r:.60}, not {wanted}")
+
+
+def with_tuples(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a dataclass from a JSON object, which has lists where they have tuples."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in body.items()}

@@ -1,8 +1,9 @@
-"""Format bytes, counts, times, shares and accuracies for people."""
+"""Format bytes, counts, times, shares, accuracies and lists for people."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 Unit = Literal["ms", "kB", "MACs", "share", "points"]
@@ -66,3 +67,9 @@ def quantity_text(value: float, unit: Unit) -> str:
 def accuracy_title(is_balanced: bool) -> str:
     """`accuracy` or `balanced accuracy`."""
     return "balanced accuracy" if is_balanced else "accuracy"
+
+
+def first_few(texts: Sequence[str], most: int = 5) -> str:
+    """The first texts, with commas, and how many more there are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

@@ -22,6 +22,7 @@ from lepton_automl.core import untrusted_files
 from lepton_automl.core.limited_process import Message, serve
 from lepton_automl.core.untrusted_archives import ARCHIVE
 from lepton_automl.core.untrusted_files import PICTURE
+from lepton_automl.data.layouts.tables import cell_text
 from lepton_automl.data.sources.parquet import FIX
 from lepton_automl.errors import DataError, first_line
 
@@ -87,7 +88,7 @@ class _Server:
                 found["shape"], found["dtype"] = list(values.shape), values.dtype.str
                 payload = values.tobytes()
             else:
-                found["texts"][name] = [_text(value) for value in column.to_pylist()]
+                found["texts"][name] = [cell_text(value) for value in column.to_pylist()]
         return Message(found, payload)
 
 
@@ -161,14 +162,6 @@ def _are_equal(column: Any, length: int) -> bool:
     if types.is_fixed_size_list(column.type):
         return True
     return bool((column.value_lengths().to_numpy(zero_copy_only=False) == length).all())
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value).strip()
 
 
 def main() -> None:

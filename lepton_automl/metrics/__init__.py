@@ -1,1 +1,6 @@
-"""Accuracy intervals, bootstrap, balanced accuracy and paired drops."""
+"""Accuracy intervals, bootstrap, balanced accuracy and paired drops.
+
+- one file: `intervals`, `balanced` accuracy, `bootstrap` over groups, `joined` answers to windows
+- two files on the same samples: `paired`
+- what a test part can show: `resolution`; a threshold for "none of these": `rejection`
+"""

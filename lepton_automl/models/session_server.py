@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lepton_automl.core.limited_process import Message, extend_limits, serve
+from lepton_automl.core.limited_process import Message, serve
 from lepton_automl.models.untrusted_onnx import CheckedModel, open_checked
-from lepton_automl.models.untrusted_session import BYTES_PER_BYTE, SECONDS_PER_BYTE
+from lepton_automl.models.untrusted_session import extend_for_weights
 
 
 @dataclass
@@ -24,7 +24,9 @@ class _Server:
         if "source" in fields:
             self.opened = None
             source, folder = fields["source"], Path(fields["folder"])
-            self.opened = open_checked(source, request.payload, folder, on_weights=_extend)
+            self.opened = open_checked(
+                source, request.payload, folder, on_weights=extend_for_weights
+            )
             words = self.opened.words(fields["words"])
             return Message(
                 {
@@ -38,11 +40,6 @@ class _Server:
         shape = self.opened.shape
         samples = np.frombuffer(request.payload, self.opened.dtype).reshape(-1, *shape)
         return Message({}, self.opened.probabilities(samples).tobytes())
-
-
-def _extend(size: int) -> None:
-    """Allow for weights of `size` bytes what is allowed for as many bytes of a file."""
-    extend_limits(BYTES_PER_BYTE * size, SECONDS_PER_BYTE * size)
 
 
 def main() -> None:

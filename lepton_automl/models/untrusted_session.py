@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.core.limited_process import ProcessLimits, give_back, take
+from lepton_automl.core.limited_process import ProcessLimits, extend_limits, give_back, take
 from lepton_automl.core.untrusted_files import Source
 from lepton_automl.errors import DataError
 
@@ -39,7 +39,7 @@ LIMIT_FIX = (
 """The way out where a file exceeds a limit."""
 _BATCH, _BATCH_BYTES = 64, 2 << 20
 _BASE_BYTES, _BASE_SECONDS = 256 << 20, 3.0
-BYTES_PER_BYTE, SECONDS_PER_BYTE = 8, 1e-7
+_BYTES_PER_BYTE, _SECONDS_PER_BYTE = 8, 1e-7
 """Memory and processor time of opening a byte of a file."""
 _BYTES_PER_PIXEL, _MAX_RUN_BYTES = 128, 2 << 30
 _PRODUCTS_PER_SECOND, _MAX_RUN_SECONDS = 1e10, 600.0
@@ -52,7 +52,12 @@ def batch_of(shape: tuple[int, ...]) -> int:
 
 def open_limits(size: int) -> ProcessLimits:
     """Limits on opening a file of `size` bytes."""
-    return _limits(_BASE_BYTES + BYTES_PER_BYTE * size, _BASE_SECONDS + SECONDS_PER_BYTE * size)
+    return _limits(_BASE_BYTES + _BYTES_PER_BYTE * size, _BASE_SECONDS + _SECONDS_PER_BYTE * size)
+
+
+def extend_for_weights(size: int) -> None:
+    """In the child process: allow for weights of `size` bytes what as many bytes of a file may."""
+    extend_limits(_BYTES_PER_BYTE * size, _SECONDS_PER_BYTE * size)
 
 
 def run_limits(size: int, values: int) -> ProcessLimits:

@@ -284,11 +284,6 @@ def _product(table: Mapping[str, Sequence[Scalar]]) -> Iterator[Options]:
         yield dict(zip(table, values, strict=True))
 
 
-def _differs(name: str, options: Sequence[Options]) -> bool:
-    found = {key({name: made[name]} if name in made else {}) for made in options}
-    return len(found) > 1
-
-
 def _check_different(file: SpaceFile, options: Sequence[Options]) -> None:
     twice = [found for found, count in Counter(map(key, options)).items() if count > 1]
     if twice:

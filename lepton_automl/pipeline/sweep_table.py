@@ -8,10 +8,10 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from lepton_automl.core import files, untrusted_files
-from lepton_automl.core.field_types import check_types
+from lepton_automl.core.field_types import check_types, with_tuples
 from lepton_automl.core.units import accuracy_text, accuracy_title, duration, time_text
 from lepton_automl.errors import ConfigError, InfeasibleError, VerdictError, first_line
 from lepton_automl.runs.lock import is_held
@@ -124,7 +124,7 @@ def read_table(out: Path) -> SweepResult:
     try:
         if document["format"] != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}")
-        rows = tuple(SweepRow(**_tuples(row)) for row in document["rows"])
+        rows = tuple(SweepRow(**with_tuples(row)) for row in document["rows"])
         varied = tuple(str(name) for name in document["varied"])
         for row in rows:
             check_types(row)
@@ -230,7 +230,3 @@ def _column(name: str) -> str:
 
 def _plain(value: object) -> object:
     return " ".join(map(str, value)) if isinstance(value, tuple) else value
-
-
-def _tuples(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}

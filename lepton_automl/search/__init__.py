@@ -1,1 +1,15 @@
-"""Architecture and hyperparameter search."""
+"""Architecture and hyperparameter search: which nets are trained, for how long, and which wins.
+
+Start at `loop`; a `request` goes in, and its result comes out. Everything that happened lies in the
+ledger, from which `trials` are rebuilt.
+
+- what is proposed: `space/` holds the search spaces; `study` asks a sampler, by default `sampler`
+  (Gaussian process in `surrogate`, points to choose from in `candidate_pool`, draws from `seeds`);
+  `proposals/` check costs, repair and record a proposal; `warm_start` takes over other runs
+- what trains next: `scheduler` chooses a promotion or a new trial, `rungs` are the lengths of
+  training, `time_plan` shares the budget out
+- how it trains: `task_builder` makes tasks, each with a `training_key`; `executors/` run them here,
+  on hosts or on a Dask cluster, in processes of `workers/`
+- which net wins: `objectives`, `pareto` (front and hypervolume), `finals/` (final trainings)
+- what others see of it: `progress`, `observers` with `callbacks/` and `optuna_storage`
+"""

@@ -1,1 +1,7 @@
-"""How users arrange samples: class folders, tables, named arrays, recordings and their windows."""
+"""How users arrange samples: class folders, tables, named arrays, recordings and their windows.
+
+- pictures and sound in folders: `class_folders`, `folder_kinds`, `part_names`, `audio_recordings`
+- tables: `table_files` reads one, `tables` says what its columns hold, `one_hot` labels
+- sensor values: `recording_folders`, `series_tables`, `ucr_series`; `windows` cuts recordings
+- arrays: `named_arrays`
+"""

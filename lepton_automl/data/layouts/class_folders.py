@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lepton_automl.core.decisions import Decision
+from lepton_automl.core.units import first_few
 from lepton_automl.data.layouts.folder_kinds import folder_kind
 from lepton_automl.data.layouts.part_names import parts_named
 from lepton_automl.data.pictures.decode import SUFFIXES
@@ -256,15 +257,15 @@ def _check_classes(root: Folder) -> None:
         [folder.name for folder in deep], sorted(common)
     ))  # fmt: skip
     raise DataError(
-        f"{root.path}: {_listed(tops)} all hold the same sub-folders ({_listed(inner)}), so it is "
-        "not clear which of the two levels are the classes",
-        fix=f"{_PART_LAYOUT}; where {_listed(tops, 2)} are parts, name them: "
+        f"{root.path}: {first_few(tops, 4)} all hold the same sub-folders ({first_few(inner, 4)}), "
+        "so it is not clear which of the two levels are the classes",
+        fix=f"{_PART_LAYOUT}; where {first_few(tops, 2)} are parts, name them: "
         f"--parts train={deep[0].name},test={deep[1].name}; where they are classes: --parts none",
     )
 
 
 def _no_class_folders(root: Folder) -> DataError:
-    names = _listed([f"{folder.name}/" for folder in root.filled])
+    names = first_few([f"{folder.name}/" for folder in root.filled], 4)
     return DataError(
         f"{root.path}: {names} are parts by their names, but hold no class folders",
         fix=f"{_PART_LAYOUT}; where these are the classes: --parts none",
@@ -330,7 +331,7 @@ def _ignored_notes(
             f"{', '.join(map(str, others[:3]))}{more}"
         )
     if folders:
-        notes.append(f"ignored folders beside the parts: {_listed([f.name for f in folders])}")
+        notes.append(f"ignored folders beside the parts: {first_few([f.name for f in folders], 4)}")
     if loops := top.below("loops"):
         notes.append(f"ignored {len(loops)} links to a folder that they lie in: {loops[0]}")
     if broken := top.below("broken"):
@@ -346,11 +347,6 @@ def _ignored_notes(
 
 def _first(part_of: Mapping[str, str], part: str) -> str:
     return next(name for name, known in part_of.items() if known == part)
-
-
-def _listed(names: list[str], most: int = 4) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _text(name: str) -> str:

@@ -137,13 +137,14 @@ def _names(path: Path) -> tuple[list[str], list[str]]:
         with os.scandir(path) as entries:
             for _, entry in zip(range(_MOST_ENTRIES), entries, strict=False):
                 if not entry.name.startswith("."):
-                    (folders if _is_folder(entry) else files).append(entry.name)
+                    (folders if is_folder(entry) else files).append(entry.name)
     except OSError:
         return [], []
     return files, folders
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one; no error for links in a circle."""
     try:
         return entry.is_dir()
     except OSError:

@@ -7,11 +7,10 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import FileKind
-from lepton_automl.data.layouts.tables import Table, are_numbers
+from lepton_automl.data.layouts.tables import Table, are_numbers, cell_text
 from lepton_automl.data.pictures.decode import SUFFIXES
 from lepton_automl.errors import DataError
 
@@ -217,7 +216,7 @@ def _json_lines(path: Path, text: str) -> Table:
             raise DataError(f"{path}, {place}: {what}", fix="give one object a line")
         fix = 'give one JSON object a line, such as {"path": "cat/1.jpg", "label": "cat"}'
         row = untrusted_files.parse_json(source, f"{path}, {place}", fix=fix, top=dict)
-        texts = {name.strip(): _text(value) for name, value in row.items()}
+        texts = {name.strip(): cell_text(value) for name, value in row.items()}
         for name in texts:
             columns.setdefault(name, [""] * len(places))
         if len(columns) > _MOST_COLUMNS:
@@ -226,11 +225,3 @@ def _json_lines(path: Path, text: str) -> Table:
         for name, column in columns.items():
             column.append(texts.get(name, ""))
     return _table(path, columns, places)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value).strip()

@@ -554,3 +554,12 @@ def _numbers(
             )
         labels.append(int(text))
     return labels, list(class_names)
+
+
+def cell_text(value: object) -> str:
+    """The text of a cell that another format than CSV holds as a value; empty for none."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value).strip()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lepton_automl.core.files import real_path
 from lepton_automl.data.layouts.class_folders import Folder, is_leftover, read_folders
-from lepton_automl.data.layouts.folder_kinds import folder_kind
+from lepton_automl.data.layouts.folder_kinds import folder_kind, is_folder
 from lepton_automl.data.pictures.decode import SUFFIXES
 from lepton_automl.data.samples import Samples
 from lepton_automl.data.sources import Source
@@ -61,7 +61,7 @@ def _scan(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
     has_links = False
     for entry in kept:
         inner, is_link = path / entry.name, entry.is_symlink()
-        if _is_folder(entry):
+        if is_folder(entry):
             if is_link and _identity(inner) in inside:
                 loops.append(inner)
                 continue
@@ -81,13 +81,6 @@ def _scan(path: Path, above: tuple[tuple[int, int], ...]) -> Folder:
         tuple(broken),
         has_links,
     )
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False  # A link that leads to itself.
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lepton_automl.core import untrusted_archives, untrusted_files
 from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.data.layouts.folder_kinds import folder_kind
 from lepton_automl.data.layouts.part_names import parts_named
-from lepton_automl.data.layouts.tables import Table, assigned_rows, find_roles, make_samples
+from lepton_automl.data.layouts.tables import (
+    Table,
+    assigned_rows,
+    cell_text,
+    find_roles,
+    make_samples,
+)
 from lepton_automl.data.pictures.decode import SUFFIXES
 from lepton_automl.data.samples import Samples
 from lepton_automl.data.sources import Source
@@ -119,18 +124,10 @@ def _sample(shard: Path, key: str, members: Mapping[str, Member]) -> tuple[Membe
     if "json" in members:
         content = members["json"].read(max_bytes=_MAX_TEXT, fix=_FIX)
         document = untrusted_files.parse_json(content, str(members["json"]), fix=_FIX, top=dict)
-        row |= {name.strip(): _text(value) for name, value in document.items() if name.strip()}
+        row |= {name.strip(): cell_text(value) for name, value in document.items() if name.strip()}
     for suffix in (_LABEL, "txt"):
         if suffix in members and (suffix == _LABEL or not row):
             content = members[suffix].read(max_bytes=_MAX_TEXT, fix=_FIX)
             text = untrusted_files.decode_text(content, str(members[suffix]), fix=_FIX)
             row[suffix] = text.strip()
     return pictures[0], row
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value).strip()

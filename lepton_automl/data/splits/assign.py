@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from lepton_automl.core import plugins
 from lepton_automl.core.decisions import Decision
+from lepton_automl.core.units import first_few
 from lepton_automl.data.checked_samples import CheckedSamples
 from lepton_automl.data.samples import PARTS, Samples
 from lepton_automl.data.splits import window_times
 from lepton_automl.data.splits.groups import copy_groups
-from lepton_automl.data.splits.split import first_few, split, split_by_time
+from lepton_automl.data.splits.split import split, split_by_time
 from lepton_automl.data.splits.times import Times, read_times
 from lepton_automl.errors import ConfigError, DataError
 

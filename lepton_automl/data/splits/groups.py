@@ -12,6 +12,7 @@ from lepton_automl.config import NONE, group_pattern
 from lepton_automl.core import large_arrays
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
+from lepton_automl.core.units import first_few
 from lepton_automl.data.checked_samples import CheckedSamples
 from lepton_automl.data.pictures.pixel_scale import (
     SIXTEEN_BIT,
@@ -25,7 +26,6 @@ from lepton_automl.data.splits.name_groups import (
     groups_by_pattern,
 )
 from lepton_automl.data.splits.near_duplicates import NearDuplicates
-from lepton_automl.data.splits.split import first_few
 
 _MANY = 20_000
 """Pictures from which the search for near duplicates takes seconds and is announced."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_automl.core.units import first_few
 from lepton_automl.data.samples import PARTS
 from lepton_automl.errors import DataError
 
@@ -221,12 +222,6 @@ def _check_groups(
 
 def _few_groups(count: int) -> str:
     return "one group" if count == 1 else f"{count} groups"
-
-
-def first_few(texts: Sequence[str], most: int = 5) -> str:
-    """The first texts, with commas, and how many more there are."""
-    more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
 
 
 def _by_class(labels: NDArray[np.int64], wanted: list[str], seed: int) -> NDArray[np.str_]:
