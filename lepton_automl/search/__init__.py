@@ -10,6 +10,7 @@ ledger, from which `trials` are rebuilt.
   training, `time_plan` shares the budget out
 - how it trains: `task_builder` makes tasks, each with a `training_key`; `executors/` run them here,
   on hosts or on a Dask cluster, in processes of `workers/`
-- which net wins: `objectives`, `pareto` (front and hypervolume), `finals/` (final trainings)
+- which net wins: `objectives`, `pareto` (front and hypervolume), `finals/` (final trainings);
+  `trial_costs` of all trials for `lepton pick`
 - what others see of it: `progress`, `observers` with `callbacks/` and `optuna_storage`
 """
