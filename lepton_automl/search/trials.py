@@ -27,7 +27,7 @@ from lepton_automl.search.rungs import ETA, RungEntry
 from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.time_plan import FINAL_SHARES
 from lepton_automl.search.training_key import Stage, TrainingKey
-from lepton_automl.search.workers.task import TaskResult, unpack
+from lepton_automl.search.workers.task import TaskResult, check_schedule_changes, unpack
 from lepton_automl.training.recipe import Recipe
 from lepton_automl.training.schedule import ScheduleChange
 
@@ -218,9 +218,7 @@ class RungResult:
             check_finite(value, name)
         check_finite(event.get("planned_epochs", 0), "planned_epochs", int)
         changes = event.get("schedule_changes", ())
-        for batches, size in changes:
-            check_finite(batches, "batches", int)
-            check_finite(size, "step size")
+        check_schedule_changes(changes)
         if not isinstance(event["failed"], str) or not isinstance(event["correct"], str):
             raise TypeError("failed or correct is no text")
         return cls(

@@ -152,6 +152,8 @@ WAIT = "import sys; sys.stdin.read()"
         ("import lepton_automl_x", "No module named 'lepton_automl_x'.* or name its python"),
         ('print(\'{"lepton": "0.0.1", "pid": 1}\', flush=True);' + WAIT, "has lepton 0.0.1, this"),
         ("while True: print('Welcome to gpu1')", "writes text instead of messages"),
+        (f"{GREETING.replace('pid', 'id')}; {WAIT}", "sent no message of lepton"),
+        (f"{GREETING.replace('1}', '[1]}')}; {WAIT}", "sent no message of lepton"),
         (f"{GREETING}; print('hello', flush=True); {WAIT}", "sent no message of lepton"),
         (f"{GREETING}; print('[1]', flush=True); {WAIT}", "sent no message of lepton"),
         (f"{GREETING}; print('x' * (17 << 20)); {WAIT}", "sent no message of lepton"),

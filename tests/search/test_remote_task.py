@@ -106,12 +106,33 @@ def _changed(**fields: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def _text(**fields: str) -> Callable[[dict[str, Any]], None]:
+    """Fields of the result as JSON texts."""
+
+    def change(document: dict[str, Any]) -> None:
+        known = {k: json.dumps(v) for k, v in json.loads(document["result"]).items()} | fields
+        document["result"] = "{" + ",".join(f'"{k}":{v}' for k, v in known.items()) + "}"
+
+    return change
+
+
 def _without_weights(document: dict[str, Any]) -> None:
     del document["blobs"]["weights.safetensors"]
 
 
 def _other_digest(document: dict[str, Any]) -> None:
     document["blobs"]["weights.safetensors"][0] = "0" * 64
+
+
+@pytest.mark.parametrize("changes", ["[]", "[[3, 2.5]]", "[[0, 1], [7, 12.5]]"])
+def test_a_result_and_how_it_was_shortened_is_taken(
+    task: Task, answer: dict[str, Any], tmp_path: Path, changes: str
+) -> None:
+    document = json.loads(answer["result"])
+    _text(schedule_changes=changes)(document)
+    mine, samples = replace(task, out=str(tmp_path / "out")), len(np.load(task.validation[1]))
+    found = accept(mine, json.dumps(document), received(mine, answer), samples=samples)
+    assert [list(each) for each in found.schedule_changes] == json.loads(changes)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +147,15 @@ def _other_digest(document: dict[str, Any]) -> None:
         _without_weights,
         _other_digest,
         lambda document: document.update(blobs=7),
+        lambda document: document.update(result="[" * 100_000),
+        lambda document: document.update(result=[]),
+        *(
+            _text(schedule_changes=text)
+            for text in (
+                *("[[1, Infinity]]", "[[1e400, 1]]", "[[1]]", "5", '[["a", 1]]', "[[1, 0]]"),
+                *("[[1, -2]]", "[[1, 1e-18]]", "[[-1, 2]]", "[[1, 1e300]]", "[[1.5, 2]]"),
+            )
+        ),
     ],
 )
 def test_a_result_that_cannot_be_of_the_task_is_a_lost_worker_and_writes_nothing(
@@ -133,9 +163,9 @@ def test_a_result_that_cannot_be_of_the_task_is_a_lost_worker_and_writes_nothing
 ) -> None:
     document = json.loads(answer["result"])
     change(document)
-    mine = replace(task, out=str(tmp_path / "out"))
+    mine, samples = replace(task, out=str(tmp_path / "out")), len(np.load(task.validation[1]))
     with pytest.raises(WorkerLost, match="sent no result"):
-        accept(mine, json.dumps(document), received(mine, answer), samples=24)
+        accept(mine, json.dumps(document), received(mine, answer), samples=samples)
     assert not (tmp_path / "out").exists()
 
 

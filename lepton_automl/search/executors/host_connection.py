@@ -59,6 +59,21 @@ class HostFailed(Exception):
     """A host cannot be used now; the message says why."""
 
 
+@contextlib.contextmanager
+def _of_lepton() -> Iterator[None]:
+    """Turn errors of reading a message into that of its host.
+
+    Raises
+    ------
+    HostFailed
+        If the message is none of lepton.
+    """
+    try:
+        yield
+    except (LeptonError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise HostFailed(f"sent no message of lepton: {first_line(error):.200}") from error
+
+
 class HostEvents(Protocol):
     """What a host tells its executor; called by the thread of the event loop."""
 
@@ -328,18 +343,15 @@ class Host:
 
     async def _follow(self, output: asyncio.StreamReader, errors: asyncio.Future[None]) -> None:
         """Read messages until the host fails."""
-        await self._greet(output, errors)
+        with _of_lepton():
+            await self._greet(output, errors)
         while True:
             line = await self._line(output, self.spec.patience)
             if not line:
                 raise HostFailed(await self._ending(errors))
-            try:
+            with _of_lepton():
                 message = untrusted_files.parse_json(line, "a message", fix="", top=dict)
                 self._receive(message)
-            except HostFailed:
-                raise
-            except (LeptonError, ValueError, TypeError, KeyError, AttributeError) as error:
-                raise HostFailed(f"sent no message of lepton: {first_line(error):.200}") from error
 
     async def _greet(self, output: asyncio.StreamReader, errors: asyncio.Future[None]) -> None:
         """Wait for the version of the host, and answer with its settings.

@@ -31,7 +31,13 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.search.workers.blob_cache import Blob, BlobCache, Received, pieces
 from lepton_automl.search.workers.handle import WorkerLost, is_out_of_memory
-from lepton_automl.search.workers.task import Task, TaskResult, run_task, unpack
+from lepton_automl.search.workers.task import (
+    Task,
+    TaskResult,
+    check_schedule_changes,
+    run_task,
+    unpack,
+)
 
 _DATA = ("train/pixels", "train/labels", "validation/pixels", "validation/labels")
 MODEL_FILES = ("arch.json", "model.json", "weights.safetensors")
@@ -258,7 +264,9 @@ def accept(task: Task, text: str, received: Received, samples: int | None = None
     """
     try:
         document = untrusted_files.parse_json(text, "the result", fix=_FIX, top=dict)
-        result = _checked_result(TaskResult.from_json(document["result"]), samples)
+        text = document["result"]
+        untrusted_files.parse_json(text, "the result", fix=_FIX, top=dict)
+        result = _checked_result(TaskResult.from_json(text), samples)
         blobs = {name: Blob(*fields) for name, fields in document["blobs"].items()}
         if result.failed or not task.out:
             return result
@@ -279,6 +287,7 @@ def _checked_result(result: TaskResult, samples: int | None) -> TaskResult:
         raise ValueError("a number is negative or not finite")
     if len(result.seconds) > 1000 or not 1 <= result.micro_batches <= 1 << 20:
         raise ValueError("too many cycles or micro-batches")
+    check_schedule_changes(result.schedule_changes)
     if not result.failed:
         count = len(unpack(result.correct))
         if not result.seconds or count < 1 or (samples is not None and count != samples):

@@ -8,16 +8,17 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lepton_automl.core import files
+from lepton_automl.core.field_types import check_finite
 from lepton_automl.data.dataset import LabelledFiles, LabelledTensors
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.models.arch import Arch
@@ -45,6 +46,8 @@ _RESUME_FILE = "resume.safetensors"
 """State of a running training, in the folder of the future model; a killed one resumes from it."""
 _EVALUATION_SHARE, _EVALUATION_SECONDS = 0.03, TASK_SECONDS
 """Of the time of a shortened training, kept for what follows its last batch."""
+LEAST_STEP_SIZE = 0.5
+"""Of the schedule, in a batch: the rest of one that is not complete is more."""
 _MICRO_BATCH_FACTOR = 4
 """After memory ran out a batch is split into this many times as many micro-batches."""
 
@@ -231,8 +234,23 @@ class TaskResult:
         return cls(**document)
 
 
-def _changes(values: Iterable[Sequence[float]]) -> tuple[ScheduleChange, ...]:
-    return tuple((int(batches), size) for batches, size in values)
+def _changes(values: Iterable[tuple[int, float]]) -> tuple[ScheduleChange, ...]:
+    return tuple((batches, size) for batches, size in values)
+
+
+def check_schedule_changes(changes: Iterable[tuple[object, object]]) -> None:
+    """Check changes of a schedule from outside: a training that repeats them has to end.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is none.
+    """
+    for batches, size in changes:
+        check_finite(batches, "batches", int)
+        check_finite(size, "step size")
+        if cast("int", batches) < 0 or cast("float", size) < LEAST_STEP_SIZE:
+            raise ValueError(f"steps of {size} after {batches} batches")
 
 
 def run_task(
