@@ -112,6 +112,36 @@ def short_store(patience: float) -> None:
     stored_run.START_SECONDS = 0.5
 
 
+def slow_final_trainings(run: str, seconds: float) -> None:
+    """Let every batch take longer from the first state of a final training on.
+
+    Parameters
+    ----------
+    run : str
+        Folder of the run.
+    seconds : float
+        By which a batch takes longer.
+    """
+    from lepton_automl.training.schedule import Schedule
+
+    advance, folder = Schedule.advance, Path(run) / "checkpoints"
+
+    def slow(self: Any) -> None:
+        if any(folder.glob("*final*/resume.safetensors")):
+            time.sleep(seconds)
+        advance(self)
+
+    Schedule.advance = slow  # type: ignore[method-assign]
+
+
+def save_often(seconds: float) -> None:
+    """Write the state of a training to continue from after so many seconds, of tiny nets too."""
+    from lepton_automl.training import checkpoint, loader
+
+    checkpoint._INTERVAL_SECONDS = seconds
+    loader._CHUNK_BYTES = dict.fromkeys(loader._CHUNK_BYTES, 1 << 16)
+
+
 def one_at_a_time() -> None:
     """Let hosts have one task together, so that a search decides as with one worker."""
     from lepton_automl.search.executors.hosts import RemoteExecutor

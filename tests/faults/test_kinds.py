@@ -23,7 +23,7 @@ def run():
 
 
 def test_every_kind_is_found():
-    wanted = {"kills", "io", "power", "clock", "truncation", "users", "hosts", "store"}
+    wanted = {"kills", "io", "power", "clock", "truncation", "users", "hosts", "store", "late"}
     assert wanted <= set(driver.kinds())
 
 
