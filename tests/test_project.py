@@ -61,6 +61,27 @@ def packages_without_a_map() -> Iterator[str]:
         yield from (f"{name}: there is no `{each}`" for each in sorted(named - there))
 
 
+def documented_parameters_that_do_not_exist() -> Iterator[str]:
+    for name, tree in parsed("lepton_automl"):
+        for node in ast.walk(tree):
+            if not isinstance(node, Function | ast.ClassDef):
+                continue
+            text = (ast.get_docstring(node) or "").partition("Parameters\n----------\n")[2]
+            text = re.split(r"\n\n\S", text)[0]
+            shown = {
+                one
+                for line in re.findall(r"^([*\w][*\w, ]*?)(?: : .*)?$", text, re.M)
+                for one in re.findall(r"\w+", line)
+            }
+            made = [one for one in functions(node) if getattr(one, "name", "") == "__init__"]
+            own = made[:1] if isinstance(node, ast.ClassDef) else [node]
+            taken = {
+                arg.arg for one in own for arg in ast.walk(one.args) if isinstance(arg, ast.arg)
+            }
+            if own and (others := sorted(shown - taken)):
+                yield f"{name}: {node.name} has no parameter {', '.join(others)}"
+
+
 def printing() -> Iterator[str]:
     for name, tree in parsed("lepton_automl"):
         if Path(name).parts[1] in MAY_PRINT:
@@ -244,6 +265,7 @@ def readers_of_files_from_outside() -> Iterator[str]:
 RULES: tuple[Callable[[], Iterator[str]], ...] = (
     modules_without_a_docstring,
     packages_without_a_map,
+    documented_parameters_that_do_not_exist,
     printing,
     escaping,
     local_imports,

@@ -118,7 +118,7 @@ def fit_nonnegative(rows: np.ndarray, times: np.ndarray, rounds: int = 3000) -> 
     ----------
     rows : ndarray
         (nets, features): amount of each feature in each net.
-    taken : ndarray
+    times : ndarray
         (nets,): measured time; coefficients have its unit.
     rounds : int
         Passes over all features at most.

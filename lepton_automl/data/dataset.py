@@ -667,6 +667,8 @@ def open_dataset(
         A data set object from Python, for which `data` stands (`sources.torch_dataset`).
     reading : Reading, optional
         How picture files are read; by default in one process a CPU core where they are many.
+    emit : callable
+        Receives progress, remarks of the source and the summary of the data.
 
     Raises
     ------

@@ -61,7 +61,9 @@ def to_signals(what: str, values: NDArray[Any], layout: Layout) -> Signals:
     what : str
         Name of the array in messages.
     values : ndarray
-        (N, channels, length) or (N, length, channels), as `layout` says, of any numeric type.
+        (N, channels, length) or (N, length, channels), of any numeric type.
+    layout : str
+        Which of both: `channels first` or `channels last`.
 
     Raises
     ------

@@ -45,6 +45,8 @@ def compress_net(config: RunConfig, source: Path, *, emit: Emit = silent) -> Out
         A folder with `arch.json` and `weights.safetensors`; optionally `model.json` with the
         preprocessing (default: pixels are normalised by the training part) and `recipe.json` with
         the training recipe that recovery follows.
+    emit : callable
+        Receives progress.
 
     Raises
     ------

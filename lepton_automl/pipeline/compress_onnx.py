@@ -86,6 +86,8 @@ def compress_model(
         `natural`, `text`, or a file with the class names in the order of the outputs.
     expects : float, optional
         Accuracy that the float model should reach on training pictures, as share or per cent.
+    emit : callable
+        Receives progress.
 
     Raises
     ------

@@ -202,6 +202,8 @@ def verify_again(
         A data set object from Python, for which `data` stands.
     trust : Path, optional
         Public key or allowed signers, by one of which it must be signed (`artifact.signature`).
+    emit : callable
+        Receives progress.
 
     Raises
     ------

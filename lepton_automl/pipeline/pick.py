@@ -99,6 +99,8 @@ def pick(config: RunConfig, request: PickRequest, *, emit: Emit = silent) -> Pic
         those of this pick; None: the net is trained as long as the winner was.
     request : PickRequest
         Limits and preference.
+    emit : callable
+        Receives progress.
 
     Raises
     ------

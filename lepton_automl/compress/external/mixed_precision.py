@@ -43,12 +43,12 @@ def ranked_layers(
 
     Parameters
     ----------
-    made : Quantized
+    made : ExternalQuantization
         With all layers in int8.
     quantizer : Quantizer
         The quantizer that made it.
-    tell : callable
-        Called for each layer.
+    on_progress : callable
+        Receives a text and the share that is done, 0 to 1, before each layer.
     """
     pixels = quantizer.pixels[:_RANKING_SAMPLES]
     wanted = predict_file(made.source.file, pixels)

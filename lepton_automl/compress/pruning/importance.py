@@ -27,7 +27,7 @@ def taylor_importance(model: Model, data: LabelledTensors, seed: int) -> dict[st
     ----------
     model : Model
         Folded or not.
-    data : Labelled
+    data : LabelledTensors
         Training pictures; labels only balance the choice among them.
     seed : int
         Of the choice of pictures and of the drawn labels.

@@ -39,6 +39,8 @@ def project_files(
         As the net reads them.
     logits : float32 array (n, classes)
         What it must answer, bit for bit.
+    prefix : str
+        Of all C names, as of `source.write_source`.
     """
     upper = prefix.upper()
     values = {"@net": prefix, "@NET": upper, "@TYPE": _TYPES[samples.dtype.name]}
