@@ -21,7 +21,7 @@ from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search.objectives import Objective
 from lepton_automl.search.rungs import RUNGS
 from lepton_automl.search.training_key import Stage, TrainingKey
-from lepton_automl.search.trials import Rejection, RungResult, Trial
+from lepton_automl.search.trials import RejectedProposal, RungResult, Trial
 
 _KEY, _NUMBER, _ROLE = "lepton_key", "lepton_number", "lepton_role"
 """User attributes: a unique key, the number of our trial, `trial`, `rejected` or `final`."""
@@ -240,7 +240,7 @@ def _opened(storage: BaseStorage, name: str, objectives: Mapping[str, Objective]
 
 
 def _frozen(
-    point: Trial | Rejection,
+    point: Trial | RejectedProposal,
     state: TrialState,
     about: dict[str, Any],
     constraints: Mapping[str, float],

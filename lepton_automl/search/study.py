@@ -34,7 +34,7 @@ from lepton_automl.search.sampler import LeptonSampler, Observation
 from lepton_automl.search.seeds import seed_of
 from lepton_automl.search.space.draw import SpaceTrial
 from lepton_automl.search.space.parameters import Choice, Parameter
-from lepton_automl.search.trials import Rejection, RungResult, Trial
+from lepton_automl.search.trials import RejectedProposal, RungResult, Trial
 from lepton_automl.training.recipe import Recipe
 
 LEPTON = "lepton"
@@ -175,17 +175,17 @@ class SearchStudy:
         self._running[number] = proposal.trial
         self._numbers[proposal.trial.number] = number
 
-    def reject(self, proposal: Proposal, violations: Mapping[str, float]) -> Rejection:
+    def reject(self, proposal: Proposal, violations: Mapping[str, float]) -> RejectedProposal:
         """The proposal is infeasible: its trial ends as pruned, with the violated constraints."""
         for name, value in violations.items():
             proposal.trial.set_constraint(name, value)
         self._study.tell(proposal.trial, state=TrialState.PRUNED)
-        return Rejection(proposal.params, proposal.distributions, dict(violations))
+        return RejectedProposal(proposal.params, proposal.distributions, dict(violations))
 
-    def drop(self, proposal: Proposal) -> Rejection:
+    def drop(self, proposal: Proposal) -> RejectedProposal:
         """The proposal repeats a trial: it ends as failed, without a result."""
         self._study.tell(proposal.trial, state=TrialState.FAIL)
-        return Rejection(proposal.params, proposal.distributions, {})
+        return RejectedProposal(proposal.params, proposal.distributions, {})
 
     def begin(self, number: int, rungs_left: int) -> None:
         """A training of trial `number` starts, after which `rungs_left` rungs are left."""
@@ -240,7 +240,7 @@ class SearchStudy:
                 self._running[candidate.number] = optuna.Trial(self._study, trial_id)
 
     def _add(
-        self, known: Trial | Rejection, state: TrialState, **attributes: Any
+        self, known: Trial | RejectedProposal, state: TrialState, **attributes: Any
     ) -> tuple[int, int]:
         """Add a trial with these attributes; its number and id in the study."""
         drawn_from = {k: json_to_distribution(d) for k, d in known.distributions.items()}

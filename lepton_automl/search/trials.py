@@ -91,7 +91,7 @@ class Plan:
 
 
 @dataclass(frozen=True, eq=False)
-class Rejection:
+class RejectedProposal:
     """A sampled point of the space that was not trained because it violates a cost limit."""
 
     params: dict[str, Any]
@@ -111,7 +111,7 @@ class Trial:
     arch_json: str
     recipe_json: str
     cost: Cost
-    rejected: tuple[Rejection, ...] = ()
+    rejected: tuple[RejectedProposal, ...] = ()
     """Points that were sampled for this trial before, and rejected."""
 
     @functools.cached_property
@@ -159,7 +159,7 @@ class Trial:
             event["recipe"],
             cost,
             tuple(
-                Rejection(r["params"], r["distributions"], r["violation"])
+                RejectedProposal(r["params"], r["distributions"], r["violation"])
                 for r in event["rejected"]
             ),
         )

@@ -16,7 +16,7 @@ from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.search.objectives import load
 from lepton_automl.search.optuna_storage import StorageWriter, open_storage, shown
-from lepton_automl.search.trials import Rejection
+from lepton_automl.search.trials import RejectedProposal
 from lepton_automl.search.workers.task import pack
 from tests.helpers.search import make_trial
 
@@ -30,7 +30,8 @@ PLAIN = make_trial(0)
 
 def enter(number: int, rejected: int = 0, size: int = 10_000) -> Happened:
     refusals = tuple(
-        Rejection({"stem.out": 24}, DISTRIBUTIONS, {"max_size_bytes": 0.5}) for _ in range(rejected)
+        RejectedProposal({"stem.out": 24}, DISTRIBUTIONS, {"max_size_bytes": 0.5})
+        for _ in range(rejected)
     )
     made = dataclasses.replace(
         PLAIN,

@@ -27,7 +27,7 @@ from lepton_automl.search.study import (
     observations,
     resumes_exactly,
 )
-from lepton_automl.search.trials import Rejection, Trial
+from lepton_automl.search.trials import RejectedProposal, Trial
 from lepton_automl.training.recipe import Recipe
 from tests.helpers.nets import random_arch
 
@@ -83,7 +83,7 @@ class Play:
         self.trained: list[tuple[Trial, list[Outcome]]] = []
 
     def step(self, number: int) -> dict[str, Any]:
-        rejected: list[Rejection] = []
+        rejected: list[RejectedProposal] = []
         known = [candidate.params for candidate, _ in self.trained]
         for attempt in itertools.count():
             seed = seed_of(number, attempt)

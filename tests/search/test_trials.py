@@ -18,7 +18,7 @@ from lepton_automl.search.objectives import load
 from lepton_automl.search.training_key import Stage, TrainingKey, task_text
 from lepton_automl.search.trials import (
     Plan,
-    Rejection,
+    RejectedProposal,
     RungResult,
     Trial,
     Trials,
@@ -59,7 +59,7 @@ def test_a_final_training_takes_the_augmentation_of_its_key() -> None:
 
 def test_a_trial_survives_the_ledger() -> None:
     known = make_trial(3, width=8, lr=0.1)
-    rejected = (Rejection({"width": 64}, {"width": "{}"}, {"max_macs": 0.5}),)
+    rejected = (RejectedProposal({"width": 64}, {"width": "{}"}, {"max_macs": 0.5}),)
     known = dataclasses.replace(known, rejected=rejected)
     again = Trial.from_event(json.loads(json.dumps(known.to_event())))
     assert again.to_event() == known.to_event()

@@ -29,7 +29,7 @@ from lepton_automl.search.space.draw import RandomTrial, SpaceTrial
 from lepton_automl.search.space.parameters import Scalar
 from lepton_automl.search.study import ARCH, Proposal, SearchStudy, outcomes_of, resumes_exactly
 from lepton_automl.search.time_plan import work_of
-from lepton_automl.search.trials import Rejection, Trial, Trials
+from lepton_automl.search.trials import RejectedProposal, Trial, Trials
 from lepton_automl.search.warm_start import read_warm_start
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.training.recipe import Recipe
@@ -194,7 +194,7 @@ class Proposer:
         )
         self._repair = Repair(self.draw, parameters, self._check)
         self._taken: set[tuple[str, str]] = set()
-        self._rejected: list[Rejection] = []
+        self._rejected: list[RejectedProposal] = []
         self._infeasible: list[CheckedPoint] = []
         self._rejection_stats = RejectionStats(config.limits)
         self.exhausted = False
