@@ -31,10 +31,13 @@ from lepton_automl.artifact.parity import artifact_parity, golden_problems
 from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.artifact.rejection import measure_rejection
 from lepton_automl.artifact.verdict import (
+    FileMetrics,
     FormatFigures,
+    JudgedLimit,
     PairedDrop,
     Parity,
     Precision,
+    RejectionFigures,
     ValidationGap,
     Verdict,
     overall_status,
@@ -393,15 +396,16 @@ def _judged(
     digests: Mapping[str, str],
     primary: Precision | None,
 ) -> Verdict:
+    """Measure files that are sound, and judge the limits on the one that ships."""
     about = read_provenance(request.folder)
     limits, prefer = request.limits or about.limits, request.prefer or about.prefer
-    test, evidence, whole, int8_answers = _evidence(request, about, files)
+    test, evidence, of_recordings, int8_answers = _evidence(request, about, files)
     quiet_ms = request.quiet_reference_ms
     found, front_end = figures(
-        request.folder, files, digests, evidence, quiet_ms, about.latency, whole
+        request.folder, files, digests, evidence, quiet_ms, about.latency, of_recordings
     )
     primary = primary or judging.choose_primary(found[INT8], found[FLOAT], limits, prefer)
-    more = measure_formats(
+    formats = measure_formats(
         request.folder,
         about,
         test,
@@ -411,65 +415,69 @@ def _judged(
         digests=digests,
         is_own=request.digests is not None,
     )
-    main_file = INT8 if primary == "int8" else FLOAT
-    binding = whole if whole is not None and about.judge != "windows" else evidence
-    judged, others = (
-        judging.judge(limits, found[name], binding[name], binding[REFERENCE])
-        for name in (main_file, FLOAT if main_file == INT8 else INT8)
-    )
-    shipped = next((one for one in more.figures if one.name == about.ship), None)
-    if shipped is not None and shipped.metrics is not None:
-        own = (more.evidence if binding is evidence else more.whole)[shipped.name]
-        judged = judging.judge(limits, shipped.metrics, own, binding[REFERENCE])
-    elif shipped is not None:
+    main_file, other_file = (INT8, FLOAT) if primary == "int8" else (FLOAT, INT8)
+    binds_recordings = of_recordings is not None and about.judge != "windows"
+    binding = of_recordings if of_recordings is not None and binds_recordings else evidence
+
+    def judged(metrics: FileMetrics, own: Evidence) -> tuple[JudgedLimit, ...]:
+        return judging.judge(limits, metrics, own, binding[REFERENCE])
+
+    shipped = next((one for one in formats.figures if one.name == about.ship), None)
+    if shipped is None:
+        main_limits = judged(found[main_file], binding[main_file])
+    elif shipped.metrics is not None:
+        answers = formats.whole if binds_recordings else formats.evidence
+        main_limits = judged(shipped.metrics, answers[shipped.name])
+    else:  # It does not run here: the int8 file says what it may be expected to reach.
         flash = predicted_flash(writer.read_arch(request.folder, INT8))
         expected = dataclasses.replace(found[INT8], **flash)
-        judged = judging.judge(limits, expected, binding[INT8], binding[REFERENCE])
-        judged = judging.unanswered(judged)
+        main_limits = judging.unanswered(judged(expected, binding[INT8]))
+    other_limits = judged(found[other_file], binding[other_file])
     machine = this_machine()
-    same, problems = _soundness(request.folder, about, files, test.pixels, machine)
-    problems += more.problems
+    parity, problems = _soundness(request.folder, about, files, test.pixels, machine)
+    problems += formats.problems
     return Verdict(
         status=overall_status(
-            judged, problems, same, is_answered=shipped is None or not shipped.not_run
+            main_limits, problems, parity, is_answered=shipped is None or not shipped.not_run
         ),
         primary=primary,
         prefer=prefer,
-        limits=judged,
+        limits=main_limits,
         problems=problems,
-        parity=same,
+        parity=parity,
         int8=found[INT8],
         float32=found[FLOAT],
         reference=found[REFERENCE],
         drops=_drops(evidence),
-        limits_on="samples" if binding is evidence else "recordings",
-        recording_drops={} if whole is None else _drops(whole),
+        limits_on="recordings" if binds_recordings else "samples",
+        recording_drops={} if of_recordings is None else _drops(of_recordings),
         test_fingerprint=request.fingerprint,
         test_set_uses=request.test_set_uses,
         grouped=request.groups is not None,
         balanced=about.balanced,
         machine=machine,
-        # Parity is of int8; where float is the other file it has no say.
-        other=overall_status(others, problems, None if main_file == INT8 else same)
-        if others and shipped is None
+        # Parity is of int8 and does not concern a float file.
+        other=overall_status(other_limits, problems, parity if other_file == INT8 else None)
+        if other_limits and shipped is None
         else None,
         notes=notes_of(about, found[main_file].accuracy),
         validation=_validation_gap(request, about, files, evidence, main_file),
         front_end=front_end,
-        formats=more.figures,
+        formats=formats.figures,
         ship=about.ship,
-        rejection=measure_rejection(
-            files[main_file],
-            about.reject_rate,
-            about.reject_below[main_file],
-            test.pixels,
-            test.labels,
-            test.groups,
-        )
-        if main_file in about.reject_below
-        else None,
-        board=None if about.board is None else _fit(request.folder, about.board, more.figures),
+        rejection=_rejection(about, files[main_file], main_file, test),
+        board=None if about.board is None else _fit(request.folder, about.board, formats.figures),
     )
+
+
+def _rejection(
+    about: Provenance, file: bytes, name: str, test: EvaluatedPart
+) -> RejectionFigures | None:
+    """What the threshold for "none of these" rejects; None where the file has none."""
+    if name not in about.reject_below:
+        return None
+    below = about.reject_below[name]
+    return measure_rejection(file, about.reject_rate, below, test.pixels, test.labels, test.groups)
 
 
 def fits(folder: Path) -> list[BoardFit]:

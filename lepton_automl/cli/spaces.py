@@ -112,10 +112,10 @@ def _show(document: dict[str, Any]) -> None:
 
 
 def _show_targets(rows: list[dict[str, Any]]) -> None:
-    table = _table("target", "weights", "channels in", "latency", "")
+    table = _table("target", "weights", "channel multiple", "latency", "")
     for row in rows:
         step = row["channel_step"]["dense"]
-        table.add_row(row["name"], _weights(row), f"{step}s", row["latency"], row["note"])
+        table.add_row(row["name"], _weights(row), str(step), row["latency"], row["note"])
     _print(table)
 
 
@@ -126,7 +126,7 @@ def _weights(row: dict[str, Any]) -> str:
 
 
 def _show_spaces(rows: list[dict[str, Any]]) -> None:
-    table = _table("space", "for", "parameters", "points", "tried first")
+    table = _table("space", "for", "parameters", "combinations", "tried first")
     for row in rows:
         names = ", ".join(row["candidates"])
         table.add_row(
@@ -147,7 +147,7 @@ def _show_one(about: dict[str, Any]) -> None:
         costs.add_row(f"{label} of {about['example']['samples']} random nets", *_cost_cells(*row))
     for one in about["candidates"]:
         row = (one["size_bytes"], one["macs"])
-        costs.add_row(Text.assemble("candidate ", (one["name"], "bold")), *_cost_cells(*row))
+        costs.add_row(Text.assemble("known-good net ", (one["name"], "bold")), *_cost_cells(*row))
     size = f"{about['parameters']} parameters, {about['points']:.1e} combinations"
     _print(Text.assemble((about["name"], "bold"), f": {about['doc']}"), choices, size, costs)
 
@@ -169,7 +169,14 @@ def _table(*columns: str) -> Any:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        is_number = column in {"kB", "MACs", "parameters", "points", "weights", "channels in"}
+        is_number = column in {
+            "kB",
+            "MACs",
+            "parameters",
+            "weights",
+            "channel multiple",
+            "combinations",
+        }
         table.add_column(column, justify="right" if is_number else "left")
     return table
 

@@ -105,7 +105,7 @@ def _page(report: DataReport) -> Iterator[str]:
                 [(file.id, file.class_name, file.error) for file in dataset.unreadable],
             )
         yield from _groups(report, finding.samples)
-    yield f"<h2>Label suspects</h2>\n<p>{markup(report.suspects_text)}</p>\n"
+    yield f"<h2>Doubtful labels</h2>\n<p>{markup(report.suspects_text)}</p>\n"
     for suspect in report.suspects.suspects[: _GROUPS * _MEMBERS]:
         yield _figure(report, suspect.key, suspect_text(report, suspect))
     yield "<h2>Contact sheet</h2>\n"

@@ -92,12 +92,15 @@ class DataReport:
         """How many labels are doubtful, and by which evidence."""
         found = self.suspects
         if not found.suspects:
-            return f"no label is doubtful by the out-of-fold answers for {found.judged:,} samples"
+            return (
+                f"none of {found.judged:,}, by the answers of a quick classifier to samples that "
+                "it was not trained on"
+            )
         return (
-            f"{len(found.suspects):,} of {found.judged:,} labels are doubtful, the most doubtful "
-            f"first: out-of-fold answers of a quick classifier ({100 * found.accuracy:.1f} % agree "
-            "with the labels) name another class; look at them, most may be right where the "
-            "classifier is poor"
+            f"{len(found.suspects):,} of {found.judged:,}, the most doubtful first: a quick "
+            "classifier that was not trained on these samples names another class "
+            f"({100 * found.accuracy:.1f} % of all its answers are the label); look at them, most "
+            "may be right where the classifier is poor"
         )
 
     def document(self) -> dict[str, Any]:
@@ -167,10 +170,10 @@ def report_data(
     dataset = data_opening.open_unaudited(dataclasses.replace(config, skip_corrupt=True), emit)
     if check is not None:
         check(dataset)
-    emit(Event("data", "auditing"))
+    emit(Event("data", "looking for copies, leaks between parts and small classes"))
     thumbs = make_thumbnails(dataset)
     findings = full_audit(dataset, thumbs)
-    emit(Event("data", "comparing labels with out-of-fold answers"))
+    emit(Event("data", "looking for doubtful labels with a quick classifier"))
     suspects = find_label_suspects(dataset, thumbs, config.seed)
     decisions = dataset.decisions
     if config.channels == "auto" and dataset.kind == "pictures":
@@ -281,15 +284,15 @@ def resolution_text(found: Resolution) -> str:
         what += f" in {found.independent} independent groups"
     low, high = found.interval
     shown = (
-        "no drop can be shown to be one"
+        "no drop can be told from chance"
         if found.smallest_drop is None
-        else f"a drop below {found.smallest_drop:.2g} points cannot be shown to be one"
+        else f"a drop below {found.smallest_drop:.2g} points cannot be told from chance"
     )
     return (
-        f"with {what} a limit on the drop below {found.smallest_limit:.2g} points cannot hold, "
-        f"even where both files answer alike, and {shown} (two files on the same samples, "
-        f"one-sided 95 % bound of Tango 1998); one accuracy of {100 * found.accuracy:.0f} % is "
-        f"known to lie from {100 * low:.1f} to {100 * high:.1f} % (Wilson)"
+        f"what {what} can show: an accuracy of {100 * found.accuracy:.0f} % has the 95 % interval "
+        f"{100 * low:.1f} to {100 * high:.1f} % (Wilson); --max-drop below "
+        f"{found.smallest_limit:.2g} cannot hold, even for a file that answers as its reference "
+        f"does, and {shown} (paired, one-sided 95 % bound of Tango 1998)"
     )
 
 

@@ -76,6 +76,9 @@ def show_front(front: Front, *, json: bool = False) -> None:
         write_json(json_output.search_document(front))
     else:
         show(tables.search_view(front))
+        show(
+            Text("a limit, such as --max-size-kb 20, or --prefer makes an artifact of one of them")
+        )
 
 
 def show_pick(picked: PickResult, *, json: bool = False) -> None:

@@ -50,7 +50,7 @@ def data_view(found: DataReport) -> RenderableType:
             parts.append(Text(f"  and {more} more; --json and --html have them"))
         if finding.kind == "unreadable files":
             parts += [Text(f"  {file.error}") for file in found.dataset.unreadable]
-    parts.append(Text.assemble(("label suspects: ", "bold yellow"), found.suspects_text))
+    parts.append(Text.assemble(("doubtful labels: ", "bold yellow"), found.suspects_text))
     parts += [
         Text(f"  {found.name(each.key)}: {suspect_text(found, each)}")
         for each in found.suspects.suspects[:_SUSPECTS]

@@ -59,11 +59,15 @@ def _layers(found: Inspection) -> Table:
             "" if kernel is None else kernel.kind if is_first else "the same",
             "" if kernel is None or not is_first else _time(kernel.microseconds),
         )
-    how = "sums, products and gates over their inputs" if found.has_arch else "nothing in place"
+    how = (
+        "sums, products and gates are written over their inputs"
+        if found.has_arch
+        else "nothing in place"
+    )
     size = 0 if peak is None else peak.ram_bytes
     table.caption = (
         f"{units.count_text(found.macs)} multiply-accumulates; feature maps alive: at most "
-        f"{units.bytes_text(size)} ({how}, {found.value_bytes} B an element)"
+        f"{units.bytes_text(size)} ({how}; {found.value_bytes} B an element)"
     )
     return table
 

@@ -47,6 +47,9 @@ def status_view(status: Status) -> RenderableType:
     if status.hosts:
         parts.append(_hosts(status.hosts))
     if status.rungs:
+        parts.append(
+            Text("rungs of training: trials that have finished each, and train for longer")
+        )
         parts.append(_rungs(status))
     if status.found.get("front"):
         parts.append(_front(status.found, w.accuracy_title(status.definition.balanced)))
@@ -72,7 +75,7 @@ def _head(status: Status) -> Table:
     about = status.definition
     table = Table(show_header=False)
     table.add_row("run", Text(str(status.folder.path)))
-    table.add_row("data", Text(f"{about.data} ({about.data_fingerprint})"))
+    table.add_row("data", Text(f"{about.data} (fingerprint {about.data_fingerprint})"))
     table.add_row("search space", Text(about.space))
     table.add_row("state", Text(_state(status)))
     table.add_row("time", Text(_time(status)))
@@ -164,8 +167,7 @@ def _hosts(hosts: Sequence[HostNow]) -> Table:
 
 
 def _rungs(status: Status) -> Table:
-    title = "rungs: of each, trials that have finished it and that train for longer"
-    table = Table("rung", "finished", "promoted", title=title, title_justify="left")
+    table = Table("rung", "finished", "promoted")
     for rung in status.rungs:
         table.add_row(str(rung.rung), str(rung.finished), str(rung.promoted))
     return table
