@@ -50,10 +50,10 @@ from lepton_automl.pipeline.context import (
     open_data,
     open_ledger,
     part_options,
-    resolve,
     use_one_thread,
 )
 from lepton_automl.pipeline.export import Outcome, made_decisions, verify_and_seal, written_outcome
+from lepton_automl.pipeline.option_checks import resolve
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import record_decision
 

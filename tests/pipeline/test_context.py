@@ -14,8 +14,8 @@ from lepton_automl.config import RunConfig
 from lepton_automl.core.events import silent
 from lepton_automl.data.folds import SMALL
 from lepton_automl.errors import ConfigError, MachineError
-from lepton_automl.pipeline import context
-from lepton_automl.pipeline.context import chosen_device, open_run
+from lepton_automl.pipeline.context import open_run
+from lepton_automl.pipeline.option_checks import choose_space, chosen_device, resolve
 from lepton_automl.runs.folder import RunFolder, configured
 from lepton_automl.runs.ledger import record_decision, recorded_decisions
 from lepton_automl.search.space.loader import load
@@ -212,10 +212,10 @@ def test_numpy_computes_on_one_thread_beside_the_workers(tmp_path):
 
 def test_without_space_the_search_tries_known_good_nets_of_all_sizes(tmp_path):
     pictures = SimpleNamespace(kind="pictures", front_end=None)
-    chosen = context.choose_space(config(tmp_path), context.resolve(config(tmp_path)), pictures)
+    chosen = choose_space(config(tmp_path), resolve(config(tmp_path)), pictures)
     assert chosen.digest == load("general").digest
     named = config(tmp_path, space="tiny")
-    assert context.choose_space(named, context.resolve(named), pictures).name == "tiny"
+    assert choose_space(named, resolve(named), pictures).name == "tiny"
 
 
 def test_known_good_nets_have_the_settings_of_few_samples(tmp_path):
