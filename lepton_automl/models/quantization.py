@@ -103,11 +103,19 @@ class Preprocessing:
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> Self:
-        """From its fields in a file; raises a TypeError where one is missing or no number."""
+        """From its fields in a file.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If one is missing, unknown or of another type.
+        """
         fields = dict(fields)
         stored = fields.pop("input_quantization", fields.pop("signal", None))  # Its older name.
         found = None
         if stored is not None:
+            if not isinstance(stored, dict):
+                raise TypeError(f"input_quantization is {stored!r:.60}, not an object")
             kind = str(stored.get("dtype", "float32"))
             found = InputQuantization(tuple(stored["offsets"]), tuple(stored["scales"]), kind)
         made = cls(**fields, input_quantization=found)

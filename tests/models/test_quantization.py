@@ -66,3 +66,19 @@ def test_files_read_the_type_and_quantize_as_training_does(kind, shape):
 def test_an_unknown_type_is_refused():
     with pytest.raises(ValueError, match="int64"):
         InputQuantization((0.0,), (1.0,), "int64")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"input_quantization": odd} for odd in ("text", 7, [], [[]], {}, {"offsets": [0.0]})),
+        *({"scale": odd} for odd in ("1", None, [1.0])),
+        *({"zero_point": odd} for odd in (0.5, True, None)),
+        {"unknown": 1},
+    ],
+)
+def test_odd_fields_of_a_file_are_an_error_of_their_type_or_value(fields):
+    good = {"zero_point": 3, "scale": 0.5, "input_quantization": None}
+    assert Preprocessing.from_fields(good) == Preprocessing(3, 0.5)
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Preprocessing.from_fields(good | fields)
