@@ -41,10 +41,12 @@ PIECE_BYTES = 16 << 20
 """Size of the objects that a larger file is cut into."""
 BATCH_BYTES = 8 << 20
 """Text of a batch of the log at most, unless one entry is larger."""
+_MOST_BATCHES = 4096
+"""Batches of a manifest that is read: 32 GiB of text."""
 _MOST_LINE_BYTES = 128 << 20
 """Text of the largest entry that is read."""
-_MOST_LOG_BYTES = 512 << 20
-"""Text of the largest log that is read."""
+_MOST_LOG_BYTES, _MOST_LOG_RATIO = 256 << 20, 200
+"""Text of a log that is read in any case; of a larger one at most so many times its packed size."""
 _BLOCK_BYTES = 1 << 20
 _MANIFEST_BYTES = 16 << 20
 FANOUT = 16
@@ -145,6 +147,8 @@ class Manifest:
             check_types(made)
             if not all(_SHA256.fullmatch(each.sha256) for each in batches):
                 raise ValueError("a digest has no 64 digits")
+            if len(batches) > _MOST_BATCHES:
+                raise ValueError(f"it has more than {_MOST_BATCHES} batches")
             counts = [n for each in batches for n in dataclasses.astuple(each)[1:]]
             if not all(map(_is_count, (made.generation, made.events, *counts))):
                 raise ValueError("a number is not whole, or below 0")
@@ -319,13 +323,16 @@ class Store:
         ConfigError
             If a batch is missing or damaged, or the events are not those that were recorded.
         """
-        rows, changes, left = list[Row](), [], _MOST_LOG_BYTES
+        rows, changes, size, packed, seen = list[Row](), [], 0, 0, set[str]()
         for batch in manifest.batches:
             content = self.get(batch.sha256, batch.size)
             if content is None:
                 raise self._damaged(f"the object {batch.sha256} of its log is missing or damaged")
+            packed += 0 if batch.sha256 in seen else len(content)
+            seen.add(batch.sha256)
+            most = max(_MOST_LOG_BYTES, _MOST_LOG_RATIO * packed) - size
             try:
-                own, changed, size = _parse_batch(content, left)
+                own, changed, added = _parse_batch(content, most)
             except (ValueError, TypeError, LookupError, DataError, zlib.error) as error:
                 what = f"the object {batch.sha256} is no part of a log: {first_line(error)}"
                 raise self._damaged(what) from error
@@ -333,7 +340,7 @@ class Store:
                 raise self._damaged(f"the object {batch.sha256} holds other events than are named")
             rows += own
             changes.append(changed)
-            left -= size
+            size += added
         if any(before[0] >= row[0] for before, row in itertools.pairwise(rows)):
             raise self._damaged("the numbers of its events do not rise")
         digest = chained("", rows)
@@ -400,7 +407,7 @@ def _parse_batch(content: bytes, most: int) -> tuple[list[Row], dict[str, FileEn
     for line in _lines(content):
         size += len(line) + 1
         if size > most:
-            raise ValueError(f"the log has more than {_MOST_LOG_BYTES >> 20} MiB of text")
+            raise ValueError(f"the log has more than {_MOST_LOG_RATIO} times its packed size")
         kind, *fields = untrusted_files.parse_json(line, "a batch", fix="", top=list)
         if kind == "e":
             seq, *texts, at = fields

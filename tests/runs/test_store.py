@@ -187,15 +187,30 @@ def test_a_batch_that_unpacks_to_far_more_is_refused_before_it_fills_the_memory(
         tracemalloc.stop()
 
 
-def test_a_log_of_many_batches_is_read_up_to_a_limit(tmp_path, monkeypatch):
+def test_a_log_is_read_up_to_a_multiple_of_what_is_stored_of_it(tmp_path, monkeypatch):
     store = store_in(tmp_path)
     made, _ = manifest(store)
-    size = sum(len(zlib.decompress(store.get(b.sha256, b.size))) for b in made.batches)
+    (batch,) = made.batches
+    size = len(zlib.decompress(store.get(batch.sha256, batch.size)))
+    monkeypatch.setattr(stores, "_MOST_LOG_RATIO", 1)
     monkeypatch.setattr(stores, "_MOST_LOG_BYTES", size)
     assert store.read_log(made).rows == ROWS
     monkeypatch.setattr(stores, "_MOST_LOG_BYTES", size - 1)
-    with pytest.raises(ConfigError, match="of text"):
+    with pytest.raises(ConfigError, match="times its packed size"):
         store.read_log(made)
+    monkeypatch.setattr(stores, "_MOST_LOG_RATIO", 200)
+    assert store.read_log(made).rows == ROWS
+    # A batch that is named again and again is stored once.
+    files = zlib.compress(b"".join(b'["d","%d"]\n' % n for n in range(500)))
+    named = stores.Batch(store.put(files), len(files), 0, 0, 0)
+    monkeypatch.setattr(stores, "_MOST_LOG_RATIO", 20)
+    for count, is_read in ((1, True), (1000, False)):
+        many = dataclasses.replace(made, batches=(batch, *[named] * count))
+        if is_read:
+            assert store.read_log(many).rows == ROWS
+        else:
+            with pytest.raises(ConfigError, match="times its packed size"):
+                store.read_log(many)
 
 
 @pytest.mark.parametrize("seqs", [(2, 1), (1, 1)])
@@ -211,12 +226,14 @@ def test_events_whose_numbers_do_not_rise_are_refused(tmp_path, seqs):
     "change",
     [
         *({"generation": 2.0}, {"generation": -1}, {"events": 5.0}, {"events": 1 << 60}),
-        *({"size": 1.5}, {"level": 0.0}, {"first": -1}, {"last": True}),
+        *({"size": 1.5}, {"level": 0.0}, {"first": -1}, {"last": True}, {"batches": 4097}),
     ],
 )
-def test_numbers_of_a_manifest_are_whole(tmp_path, change):
+def test_numbers_of_a_manifest_are_whole_and_bounded(tmp_path, change):
     made, _ = manifest(store_in(tmp_path))
-    if next(iter(change)) in ("generation", "events"):
+    if "batches" in change:
+        changed = dataclasses.replace(made, batches=made.batches * change["batches"])
+    elif next(iter(change)) in ("generation", "events"):
         changed = dataclasses.replace(made, **change)
     else:
         batch = dataclasses.replace(made.batches[0], **change)
