@@ -24,6 +24,7 @@ from lepton_automl.config import (
     Prefer,
     Refit,
     RunConfig,
+    TemperatureFit,
     memory_bytes,
     object_name,
     seconds,
@@ -92,6 +93,7 @@ class SearchOptions(TypedDict, total=False):
     band_mean: BandMean
     flip: Flip
     refit: Refit
+    temperature: TemperatureFit
     judge: Judge
     folds: str
     balance: Balance

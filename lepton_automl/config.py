@@ -45,6 +45,7 @@ ChannelAxis = Literal["auto", "first", "last"]
 Flip = Literal["auto", "on", "off"]
 BandMean = Literal["auto", "keep", "subtract"]
 Refit = Literal["auto", "on", "off"]
+TemperatureFit = Literal["auto", "off"]
 Judge = Literal["auto", "windows", "recordings"]
 
 
@@ -281,6 +282,9 @@ class RunConfig:
     (`data.audio.make_front_end`)."""
     flip: Flip = "auto"
     """Random flips of training pictures; `auto`: trained nets decide (`finals.flip_check`)."""
+    temperature: TemperatureFit = "auto"
+    """Whether the temperature of the probabilities is fitted on the validation part, where that is
+    large enough (`auto`), or not (`off`)."""
     refit: Refit = "auto"
     """Whether the net that ships is trained on the training and validation parts together once all
     choices are made; `auto`: where samples or groups are few (`pipeline.stages.refits`)."""
@@ -360,6 +364,7 @@ class RunConfig:
             ("balance", self.balance, {"auto", "on", "off"}),
             ("flip", self.flip, {"auto", "on", "off"}),
             ("refit", self.refit, {"auto", "on", "off"}),
+            ("temperature", self.temperature, {"auto", "off"}),
             ("judge", self.judge, {"auto", "windows", "recordings"}),
             ("channels", self.channels, {"auto", "1", "3", "4"}),
             ("input-type", self.input_type, {"auto", "uint8", "uint16", "int16", "float32"}),

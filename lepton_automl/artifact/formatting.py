@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from lepton_automl.artifact.provenance import FinalistResult, Provenance
 from lepton_automl.artifact.verdict import (
+    CalibrationFigures,
     FileMetrics,
     FormatFigures,
     JudgedLimit,
@@ -258,7 +259,26 @@ def board_text(found: BoardFit) -> str:
     )
 
 
-def rejection_text(found: RejectionFigures) -> str:
+def probability_texts(verdict: Verdict) -> list[str]:
+    """What is known of the probabilities of the file that ships: a sentence each."""
+    told = []
+    if verdict.calibration is not None:
+        told.append(_calibration_text(verdict.calibration))
+    if verdict.rejection is not None:
+        told.append(_rejection_text(verdict.rejection))
+    return told
+
+
+def _calibration_text(found: CalibrationFigures) -> str:
+    """How far the probabilities say how often answers are right."""
+    return (
+        f"probabilities: {100 * found.probability:.1f} % on average, {100 * found.accuracy:.1f} % "
+        f"of {found.n_samples} test samples right; expected calibration error "
+        f"{100 * found.error:.1f} points"
+    )
+
+
+def _rejection_text(found: RejectionFigures) -> str:
     """What the threshold for "none of these" rejects on the test part."""
     low, high = (100 * end for end in found.interval)
     text = f"none of these: below a probability of {found.below:.4g}, set for at most "

@@ -209,6 +209,20 @@ class RejectionFigures:
 
 
 @dataclass(frozen=True)
+class CalibrationFigures:
+    """How far the probabilities of the ONNX file that ships are the shares of right answers."""
+
+    n_samples: int
+    """Test samples."""
+    probability: float
+    """Mean probability of the answers, 0 to 1."""
+    accuracy: float
+    """Share of them that is right; not balanced."""
+    error: float
+    """Expected calibration error in 15 bins, 0 to 1 (`metrics.calibration`)."""
+
+
+@dataclass(frozen=True)
 class ValidationGap:
     """Accuracy on the validation part against that on the test part.
 
@@ -277,6 +291,8 @@ class Verdict:
     board: BoardFit | None = None
     """Whether the net fits the board that was named; None: none was."""
     rejection: RejectionFigures | None = None
+    calibration: CalibrationFigures | None = None
+    """None if files are damaged, or the verdict is of an earlier version."""
     """Of the threshold for "none of these"; None: there is none."""
 
     @property
@@ -429,6 +445,9 @@ class Verdict:
             rejection=None
             if body.get("rejection") is None
             else RejectionFigures(**with_tuples(body["rejection"])),
+            calibration=None
+            if body.get("calibration") is None
+            else CalibrationFigures(**body["calibration"]),
         )
         check_types(found)
         shipped = found.shipped_file and found.shipped_file[1]

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lepton_automl.artifact import consistency, judging, manifest, writer
 from lepton_automl.artifact.format_files import measure_formats, predicted_flash
@@ -31,6 +32,7 @@ from lepton_automl.artifact.parity import artifact_parity, golden_problems
 from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.artifact.rejection import measure_rejection
 from lepton_automl.artifact.verdict import (
+    CalibrationFigures,
     FileMetrics,
     FormatFigures,
     JudgedLimit,
@@ -62,6 +64,7 @@ from lepton_automl.cost.flash import flash_bytes
 from lepton_automl.data.dataset import LabelledFiles, map_labelled
 from lepton_automl.data.pictures.framing import Framing, framing_in
 from lepton_automl.errors import ArchError, ArtifactError, DataError, first_line
+from lepton_automl.metrics.calibration import expected_calibration_error
 from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.metrics.paired import Evidence, unpaired_difference
 from lepton_automl.models import onnx_file
@@ -399,7 +402,7 @@ def _judged(
     """Measure files that are sound, and judge the limits on the one that ships."""
     about = read_provenance(request.folder)
     limits, prefer = request.limits or about.limits, request.prefer or about.prefer
-    test, evidence, of_recordings, int8_answers = _evidence(request, about, files)
+    test, evidence, of_recordings, probabilities = _evidence(request, about, files)
     quiet_ms = request.quiet_reference_ms
     found, front_end = figures(
         request.folder, files, digests, evidence, quiet_ms, about.latency, of_recordings
@@ -410,7 +413,7 @@ def _judged(
         about,
         test,
         found[INT8],
-        int8_answers,
+        probabilities[INT8],
         evidence[REFERENCE],
         digests=digests,
         is_own=request.digests is not None,
@@ -463,6 +466,7 @@ def _judged(
         notes=notes_of(about, found[main_file].accuracy),
         validation=_validation_gap(request, about, files, evidence, main_file),
         front_end=front_end,
+        calibration=calibration_figures(probabilities[main_file], test.labels),
         formats=formats.figures,
         ship=about.ship,
         rejection=_rejection(about, files[main_file], main_file, test),
@@ -592,10 +596,12 @@ def _soundness(
 
 def _evidence(
     request: Request, about: Provenance, files: Mapping[str, bytes]
-) -> tuple[EvaluatedPart, dict[str, Evidence], dict[str, Evidence] | None, np.ndarray]:
+) -> tuple[
+    EvaluatedPart, dict[str, Evidence], dict[str, Evidence] | None, dict[str, NDArray[np.floating]]
+]:
     """The test samples, for each file which of them and of their recordings are right.
 
-    Last the probabilities of the int8 file.
+    Last the probabilities of each file.
     """
     pixels, labels = map_labelled(LabelledFiles(request.pixels, request.labels))
     if pixels.shape[1:] != about.input or len(pixels) != len(labels) or not len(labels):
@@ -607,17 +613,31 @@ def _evidence(
     groups = None if request.groups is None else np.asarray(request.groups)
     recordings = None if request.recordings is None else np.asarray(request.recordings)
     test = EvaluatedPart(pixels, labels, about.balanced, groups, recordings)
-    right, whole, int8_answers = dict[str, Evidence](), dict[str, Evidence](), np.empty(0)
+    right, whole = dict[str, Evidence](), dict[str, Evidence]()
+    by_name = dict[str, NDArray[np.floating]]()
     for name, file in files.items():
         answers = onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
         problem = problem_of(answers, len(pixels), len(about.class_names))
         if problem:
             raise manifest.unusable(request.folder / name, f"it gives no probabilities: {problem}")
-        int8_answers = answers if name == INT8 else int8_answers
+        by_name[name] = answers
         right[name] = test.evidence(answers)
         if (joined := test.whole(answers)) is not None:
             whole[name] = joined
-    return test, right, whole or None, int8_answers
+    return test, right, whole or None, by_name
+
+
+def calibration_figures(
+    answers: NDArray[np.floating], labels: NDArray[np.int64]
+) -> CalibrationFigures:
+    """How far the probabilities (N, classes) of a file are the shares of right answers."""
+    greatest, correct = answers.max(1), answers.argmax(1) == labels
+    return CalibrationFigures(
+        n_samples=len(labels),
+        probability=float(greatest.mean()),
+        accuracy=float(correct.mean()),
+        error=expected_calibration_error(greatest, correct),
+    )
 
 
 def _refused(problems: list[str], request: Request | None = None) -> Verdict:

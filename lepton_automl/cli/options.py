@@ -428,6 +428,16 @@ RefitName = Annotated[
         section=Section.SEARCH,
     ),
 ]
+TemperatureName = Annotated[
+    str,
+    option(
+        "--temperature",
+        "Fit the temperature of the probabilities on validation samples, so that they say how "
+        "often answers are right; it changes no label.",
+        "auto|off",
+        section=Section.SHIPPING,
+    ),
+]
 
 PreferName = Annotated[
     str,

@@ -45,6 +45,7 @@ def run(
     band_mean: o.BandMeanName = "auto",
     flip: o.FlipName = "auto",
     refit: o.RefitName = "auto",
+    temperature: o.TemperatureName = "auto",
     judge: o.JudgeName = "auto",
     folds: o.FoldsText = "auto",
     balance: o.BalanceName = "auto",

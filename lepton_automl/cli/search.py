@@ -43,6 +43,7 @@ def search(
     band_mean: o.BandMeanName = "auto",
     flip: o.FlipName = "auto",
     refit: o.RefitName = "auto",
+    temperature: o.TemperatureName = "auto",
     judge: o.JudgeName = "auto",
     folds: o.FoldsText = "auto",
     balance: o.BalanceName = "auto",

@@ -1,8 +1,8 @@
 """Pruning, fine-tuning and quantization of a trained network.
 
-Start at `loop`: it prunes (`pruning/`), judges each cut (`acceptance`), trains on all samples
-(`refit`) and quantizes (`quantization/`), and records each step. `context` is what all of them
-need.
+Start at `loop`: it prunes (`pruning/`), judges each cut (`acceptance`), fits the temperature of the
+probabilities (`temperature`), trains on all samples (`refit`) and quantizes (`quantization/`), and
+records each step. `context` is what all of them need.
 
 - `recovery` fine-tunes a net after a cut; `evaluation` measures accuracy and KL divergence
 - `cross_fit` cuts nets of other folds alike, so that more samples judge; `least_squares` solves

@@ -82,6 +82,8 @@ class CompressionContext:
     to choose; 0: there is none."""
     least_refit_epochs: int = 1
     """Fewer epochs of it are not worth their time."""
+    fits_temperature: bool = False
+    """Whether a temperature of the probabilities is fitted (`compress.temperature`)."""
     refit_seconds: float = 0.0
     """Part of `seconds_left` reserved for that training."""
     memory: int | None = None

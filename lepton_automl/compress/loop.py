@@ -1,6 +1,7 @@
 """Compress a model step by step; every step is recorded.
 
-Prune while it pays, judge the int8 net, train on all samples where that is wanted, quantize.
+Prune while it pays, judge the int8 net, fit the temperature of its probabilities, train on all
+samples where that is wanted, quantize.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from lepton_automl.compress.quantization.quantize import (
     quantize_model,
 )
 from lepton_automl.compress.refit import refit
+from lepton_automl.compress.temperature import Temperature, fit_temperature, with_temperature
 from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.decisions import Certainty, Decision
 from lepton_automl.core.events import Event
@@ -122,10 +124,12 @@ class CompressionResult:
     reference: Model
     """The float model that was compressed."""
     pruned_float: Model
-    """The float model that `int8` was quantized from."""
+    """The float model that `int8` was quantized from, with the same temperature."""
     int8: Model
     steps: tuple[StepRecord, ...]
     """In order, accepted or rejected."""
+    temperature: Temperature | None = None
+    """That of the probabilities of `pruned_float` and `int8`; None: none was fitted."""
 
     @property
     def is_refit(self) -> bool:
@@ -149,7 +153,8 @@ class CompressionResult:
             )
         accepted = [step.name for step in _accepted(steps)]
         reference, pruned, int8 = (Model.load(folder / accepted[n]) for n in (0, -2, -1))
-        return cls(reference, pruned, int8, steps)
+        fitted = Temperature.load(folder)
+        return cls(reference, with_temperature(pruned, fitted), int8, steps, fitted)
 
 
 def compress(model: Model, context: CompressionContext, folder: Path) -> CompressionResult:
@@ -290,6 +295,8 @@ def _quantize_or_withdraw(
             write_steps(folder, steps)
             context.emit(_event(steps[place]))
             return
+    if context.fits_temperature:  # Before a training on the samples that it is fitted on.
+        fit_temperature(result.model, context).save(folder)
     record = _record(QUANTIZED, result.model, context, why=_comparison(result))
     record = _with_judgement(record, judgement, _next_try(steps))
     if context.refit_epochs and steps[-1].name != REFIT:
@@ -336,7 +343,7 @@ def _save_quantized(
     context: CompressionContext,
     folder: Path,
 ) -> None:
-    result.model.save(folder / QUANTIZED)
+    with_temperature(result.model, Temperature.load(folder)).save(folder / QUANTIZED)
     body = {
         "training_pictures": result.calibration_ids,
         "methods": [dataclasses.asdict(each) for each in result.results],

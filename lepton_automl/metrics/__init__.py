@@ -2,5 +2,6 @@
 
 - one file: `intervals`, `balanced` accuracy, `bootstrap` over groups, `joined` answers to windows
 - two files on the same samples: `paired`
-- what a test part can show: `resolution`; a threshold for "none of these": `rejection`
+- what a test part can show: `resolution`; a threshold for "none of these": `rejection`; whether
+  probabilities say how often answers are right: `calibration`
 """

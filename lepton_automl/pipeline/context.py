@@ -347,6 +347,7 @@ def define_run(
         **part_options(config),
         flip=config.flip,
         refit=config.refit,
+        temperature=config.temperature,
         judge=config.judge,
         balanced=dataset.train.is_balanced,
         channels=config.channels,

@@ -25,6 +25,7 @@ from lepton_automl.config import (
     Limits,
     Refit,
     RunConfig,
+    TemperatureFit,
 )
 from lepton_automl.core import files, plugins, untrusted_files
 from lepton_automl.core.field_types import check_finite, check_types
@@ -93,6 +94,8 @@ class Definition:
     """Random flips: `on`, `off` or `auto`."""
     refit: Refit = "auto"
     """Training on all samples at the end: `on`, `off` or `auto`."""
+    temperature: TemperatureFit = "auto"
+    """As in `RunConfig`."""
     judge: Judge = "auto"
     """As in `RunConfig`."""
     balanced: bool = False
@@ -566,6 +569,7 @@ def configured(folder: RunFolder, **changes: Any) -> RunConfig:
         band_mean=known.band_mean,
         flip=known.flip,
         refit=known.refit,
+        temperature=known.temperature,
         judge=known.judge,
         balance="on" if known.balanced else "off",
         channels=known.channels,

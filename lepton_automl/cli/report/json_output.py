@@ -35,7 +35,8 @@ def document(
     fields of `FileMetrics`; null if the files are damaged), `drops`, `limits_on` (`samples` or
     `recordings`, which limits on accuracy bind), `recording_drops`, `parity`, `formats` (a list:
     the fields of `FormatFigures`), `ship`, `board` (the fields of `BoardFit`, or null),
-    `rejection` (the fields of `RejectionFigures`, or null), `problems`, `test_fingerprint`,
+    `calibration` and `rejection` (the fields of `CalibrationFigures` and `RejectionFigures`, or
+    null), `problems`, `test_fingerprint`,
     `test_set_uses` (different files that this user has verified on this test part, up to this one),
     `grouped`, `balanced`, `machine`, `prefer`, `other` (the verdict if the
     other file shipped; null without limits), `notes` (what to know beside the status, such as how

@@ -51,8 +51,7 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     parts += _formats(verdict)
     if verdict.board is not None:
         parts.append(Text(formatting.board_text(verdict.board)))
-    if verdict.rejection is not None:
-        parts.append(Text(formatting.rejection_text(verdict.rejection)))
+    parts += map(Text, formatting.probability_texts(verdict))
     if verdict.limits:
         parts.append(_limits(verdict))
     parts += [Text(reason, "red") for reason in verdict.reasons]

@@ -1,0 +1,96 @@
+"""How far probabilities are those with which answers are right, and the temperature that helps."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEAST, MOST = 0.1, 10.0
+"""Range of temperatures."""
+_BINS = 15
+_TINY = 1e-12
+
+
+def tempered(probabilities: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
+    """Softmax of the logits divided by `temperature`, from the probabilities at temperature 1.
+
+    Parameters
+    ----------
+    probabilities : float array (N, classes)
+        Each row sums to 1.
+    temperature : float
+        Above 0; above 1 lowers the greatest probability, below 1 raises it.
+    """
+    # Logarithms of probabilities are logits but for a constant of each row, which cancels out.
+    logits = np.log(np.maximum(np.asarray(probabilities, np.float64), _TINY)) / temperature
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True))
+
+
+def negative_log_likelihood(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    weights: NDArray[np.floating] | None = None,
+) -> float:
+    """Mean of minus the logarithm of the probability of the right class, at least 0.
+
+    Parameters
+    ----------
+    probabilities : float array (N, classes)
+    labels : int array (N,)
+    weights : float array (N,), optional
+        Of the samples in the mean.
+    """
+    right = np.asarray(probabilities, np.float64)[np.arange(len(labels)), labels]
+    return float(-np.average(np.log(np.maximum(right, _TINY)), weights=weights))
+
+
+def best_temperature(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    weights: NDArray[np.floating] | None = None,
+) -> float:
+    """The temperature with the least negative log-likelihood, `LEAST` to `MOST`.
+
+    It changes no answer, only how sure it sounds (Guo et al. 2017, section 4.2, arXiv:1706.04599).
+
+    Parameters
+    ----------
+    probabilities : float array (N, classes)
+        At temperature 1.
+    labels : int array (N,)
+    weights : float array (N,), optional
+        Of the samples.
+    """
+    from scipy.optimize import minimize_scalar  # Slow to import; workers do without.
+
+    def loss(logarithm: float) -> float:
+        return negative_log_likelihood(
+            tempered(probabilities, math.exp(logarithm)), labels, weights
+        )
+
+    # The loss is convex in the inverse of the temperature, so there is one minimum.
+    found = minimize_scalar(loss, bounds=(math.log(LEAST), math.log(MOST)), method="bounded")
+    return math.exp(found.x)
+
+
+def expected_calibration_error(greatest: NDArray[np.floating], correct: NDArray[np.bool_]) -> float:
+    """Mean distance of the share of right answers from their probability, in 15 bins; 0 to 1.
+
+    Guo et al. 2017, section 2, arXiv:1706.04599. It is above 0 for a perfect model too, as a bin of
+    few samples strays.
+
+    Parameters
+    ----------
+    greatest : float array (N,)
+        Probability of each answer.
+    correct : bool array (N,)
+        Whether it is right.
+    """
+    place = np.minimum((greatest * _BINS).astype(np.int64), _BINS - 1)
+    counts = np.bincount(place, minlength=_BINS)
+    probability = np.bincount(place, weights=greatest, minlength=_BINS)
+    right = np.bincount(place, weights=correct.astype(np.float64), minlength=_BINS)
+    return float(np.abs(probability - right).sum() / max(1, counts.sum()))
