@@ -46,7 +46,9 @@ def train(given: argparse.Namespace) -> None:
     """Train what has no row yet."""
     torch.set_num_threads(1)
     done = {(row["change"], row["fold"], row["seed"]) for row in read_rows(given.out)}
-    dataset = open_dataset(str(given.data), group=given.group, seed=0).with_balance("auto")
+    how_read: dict[str, Any] = dict(pair.split("=") for pair in given.open)
+    dataset = open_dataset(str(given.data), group=given.group, seed=0, **how_read)
+    dataset = dataset.with_balance("auto")
     folds = assign_folds(dataset.train, dataset.validation, 0)
     size = given.size or dataset.size
     with tempfile.TemporaryDirectory() as cache:
@@ -103,6 +105,7 @@ def main(arguments: list[str]) -> int:
     options.add_argument("--candidate", required=True)
     options.add_argument("--size", type=int, nargs=2, default=None, help="rows and columns")
     options.add_argument("--group", default=None)
+    options.add_argument("--open", action="append", default=[], help="NAME=VALUE of open_dataset")
     options.add_argument("--epochs", type=int, default=27)
     options.add_argument("--seeds", type=int, default=1)
     options.add_argument("--change", action="append", required=True, help="NAME=VALUE,... or none")
