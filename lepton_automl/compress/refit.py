@@ -24,9 +24,9 @@ SHRINKAGE = 0.4
 """Weight of the trained weights where the training starts; that of new random ones is the rest. A
 net that continues from trained weights learns less from new samples than one that starts afresh
 (Ash and Adams 2020, arXiv:1910.08475)."""
-SAFETY, GRACE_SHARE = 1.2, 0.2
-"""Factor on the estimated time of an epoch, as a machine may slow down; share of the time kept for
-the training that it may take longer."""
+SAFETY, GRACE_SHARE = 1.05, 0.2
+"""Factor on the estimated time of an epoch; share of the time kept for the training that it may
+take longer, as it is shortened after that."""
 _TIMED_BATCHES = 8
 _NO_TIME = "not trained on all samples: the time is used up"
 

@@ -34,6 +34,7 @@ from lepton_automl.pipeline.export import Outcome, reject_rate, write_and_verify
 from lepton_automl.runs import time_budget
 from lepton_automl.runs.ledger import record_decision
 from lepton_automl.search import observers
+from lepton_automl.search.finals.results import winner_speed
 from lepton_automl.search.finals.winner import load_winner_fold_nets
 from lepton_automl.search.loop import search as run_search
 from lepton_automl.search.request import SearchRequest, SearchResult
@@ -142,11 +143,13 @@ def refits(context: RunContext) -> bool:
 
 
 def _planned_stage_budget(context: RunContext) -> time_budget.StageBudget:
-    """The stage budget at the speed that the search has measured."""
-    plans = read_plans(context.ledger)
+    """The stage budget at the speed at which the winner was trained; before, at the planned one."""
+    plans, speed = read_plans(context.ledger), winner_speed(context.ledger)
     if not plans:
         return _stage_budget(context, 0.0, 0)
-    return _stage_budget(context, plans[-1].epoch_seconds, plans[-1].whole_epochs)
+    if speed is None:
+        return _stage_budget(context, plans[-1].epoch_seconds, plans[-1].whole_epochs)
+    return _stage_budget(context, speed.epoch_seconds, speed.epochs)
 
 
 def compression_end(context: RunContext) -> float | None:
@@ -210,6 +213,7 @@ def compress(
         refit_epochs=refit_epochs,
         least_refit_epochs=least_refit_epochs,
         refit_seconds=planned.refit if is_refit else 0.0,
+        fits_temperature=context.config.temperature == "auto",
         emit=context.emit,
         measure=_measure(context),
         latency_basis=context.latency_model.basis if context.latency_model else "measured",
@@ -219,6 +223,8 @@ def compress(
     folder = compressed_folder(context, step or best)
     result = run_compression(step or best, compression, folder)
     record_decision(ledger, quantization_decision(folder))
+    if result.temperature is not None:
+        record_decision(ledger, result.temperature.decision())
     if prunes and step is None:
         record_decision(ledger, pruning_decision(result.steps, compression))
         if (judged := end_check_decision(compression)) is not None:

@@ -75,8 +75,8 @@ class BudgetInputs:
     start_seconds: float
     """Seconds a process takes to start here (`start_seconds`)."""
     refit_epochs: int = 0
-    """Epochs of the training on the training and validation parts together that time is reserved
-    for; 0: there is no such training."""
+    """Epochs of a complete recipe: time is reserved for as many or more of the training on the
+    training and validation parts together; 0: there is no such training."""
 
 
 @dataclass(frozen=True)
@@ -161,14 +161,18 @@ def stage_budget(
     compress = max(quantize, min(max(quantize + _RECOVERIES * recovery, low), high))
     compress = min(compress, budget - verify)
     most = min(MAX_REFIT_SHARE * budget, budget - verify - compress)
-    return StageBudget(compress, quantize, verify, _refit_seconds(inputs, epoch_seconds, most))
+    refit = _refit_seconds(inputs, epoch_seconds, epochs, most)
+    return StageBudget(compress, quantize, verify, refit)
 
 
-def _refit_seconds(inputs: BudgetInputs, epoch_seconds: float, most: float) -> float:
+def _refit_seconds(inputs: BudgetInputs, epoch_seconds: float, epochs: int, most: float) -> float:
     """Seconds kept for the training on all samples, up to `most`; 0 where these are too few."""
+    if not inputs.refit_epochs:
+        return 0.0
     samples = (inputs.train + inputs.validation) / inputs.train
-    wanted = inputs.refit_epochs * samples * epoch_seconds
-    return min(wanted, most) if LEAST_REFIT_SHARE * _SLOWER_WINNER * wanted <= most else 0.0
+    least = LEAST_REFIT_SHARE * _SLOWER_WINNER * inputs.refit_epochs * samples * epoch_seconds
+    wanted = max(inputs.refit_epochs, epochs) * samples * epoch_seconds
+    return min(wanted, most) if least <= most else 0.0
 
 
 def allowed_overrun(budget: float, start_seconds: float) -> float:

@@ -13,6 +13,7 @@ from lepton_automl.errors import DataError
 from lepton_automl.pipeline import stages
 from lepton_automl.pipeline.context import open_run
 from lepton_automl.runs.ledger import recorded_decisions
+from lepton_automl.search.finals.results import TrainingSpeed
 from tests.helpers import runs
 
 pytestmark = pytest.mark.usefixtures("children_answer_here")
@@ -56,7 +57,8 @@ def test_an_interrupted_run_reports_where_its_best_net_is(finished_run):
         stages.naming_best_net_on_interrupt(run),
     ):
         raise KeyboardInterrupt
-    assert events[-1].message.endswith("models/best")
+    # A long one also says at its end how much memory it took.
+    assert any(event.message.endswith("models/best") for event in events)
 
 
 def test_how_far_pruning_went_is_a_recorded_decision(finished_run, tmp_path):
@@ -121,6 +123,22 @@ def test_a_training_on_all_samples_is_for_few_samples_or_few_groups(finished_run
         assert not refits(groups=19)  # And one of the validation part.
 
 
+def test_later_stages_have_the_time_that_the_winner_needs_at_its_own_speed(finished_run, tmp_path):
+    config = dataclasses.replace(runs.copy(finished_run[0], tmp_path), budget_seconds=1000.0)
+    with open_run(config, silent) as run, pytest.MonkeyPatch.context() as monkeypatch:
+        inputs = stages.budget_inputs(run)
+        assert inputs.refit_epochs
+        found = []
+        for speed in (None, TrainingSpeed(0.05, 60), TrainingSpeed(0.5, 60)):
+            monkeypatch.setattr(stages, "winner_speed", lambda ledger, speed=speed: speed)
+            found.append(stages._planned_stage_budget(run))
+        samples = (inputs.train + inputs.validation) / inputs.train
+        assert [round(each.refit, 6) for each in found[1:]] == [
+            round(60 * seconds * samples, 6) for seconds in (0.05, 0.5)
+        ]
+        assert found[0].refit != found[1].refit
+
+
 @pytest.fixture
 def every_refit_is_kept(monkeypatch):
     """How well a net of the tests learns decides nothing."""
@@ -134,7 +152,8 @@ def test_a_training_on_all_samples_is_a_recorded_decision_and_has_time(finished_
         seconds = stages.stage_budget(run)(1.0, 20)
         share = len(run.dataset.validation) / len(run.dataset.train)
         (epochs,) = run.space.train_parameters("epochs")[0].values
-        assert seconds["training on all samples"] == pytest.approx(epochs * (1 + share))
+        longest = max(epochs, 20)
+        assert seconds["training on all samples"] == pytest.approx(longest * (1 + share))
         # A quarter of the budget at most, and nothing where that is not enough for half of them.
         assert "training on all samples" not in stages.stage_budget(run)(60.0, 20)
         assert stages.stage_budget(run)(30.0, 20)["training on all samples"] == 250.0

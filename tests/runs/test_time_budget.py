@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from lepton_automl.config import seconds
 from lepton_automl.core.units import duration, percent
 from lepton_automl.runs.time_budget import (
     MAX_COMPRESS_SHARE,
+    MAX_REFIT_SHARE,
     BudgetInputs,
     allowed_overrun,
     least_stage_seconds,
@@ -60,6 +63,18 @@ def test_slow_training_a_slow_machine_and_a_large_test_part_reserve_more() -> No
 def test_four_recoveries_of_half_a_training_with_distillation_are_reserved() -> None:
     short, long = (stage_budget(1e5, INPUTS, 1.0, epochs).compress for epochs in (2000, 4000))
     assert long - short == pytest.approx(4 * 1.5 * 1000)
+
+
+def test_a_training_on_all_samples_is_as_long_as_that_of_the_winner_and_has_a_share_at_most() -> (
+    None
+):
+    inputs = dataclasses.replace(INPUTS, refit_epochs=27)
+    assert stage_budget(1000.0, INPUTS, 1.0, 60).refit == 0.0
+    assert stage_budget(1000.0, inputs, 1.0, 9).refit == pytest.approx(27 * 1.2)
+    assert stage_budget(1000.0, inputs, 1.0, 60).refit == pytest.approx(60 * 1.2)
+    assert stage_budget(1000.0, inputs, 1.0, 300).refit == pytest.approx(MAX_REFIT_SHARE * 1000.0)
+    # Nothing where that is not enough for half of a recipe.
+    assert stage_budget(1000.0, inputs, 20.0, 300).refit == 0.0
 
 
 def test_a_slow_first_read_of_the_disk_does_not_count_as_a_slow_machine() -> None:

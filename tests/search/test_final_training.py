@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from safetensors.torch import save_file
 
 from lepton_automl.core.events import Event
 from lepton_automl.runs.ledger import recorded_decisions
+from lepton_automl.runs.time_budget import REFIT
 from lepton_automl.search.finals import augmentation, finalists, training
-from lepton_automl.search.finals.results import finalist_results
+from lepton_automl.search.finals.results import TrainingSpeed, finalist_results, winner_speed
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.finals.training import FINALS, FinalTraining
 from lepton_automl.search.progress import time_decision
@@ -365,6 +367,72 @@ def test_an_interrupted_training_that_is_nearly_done_goes_on(tmp_path: Path) -> 
     final_training(request, read_trials(request.ledger)).train([], workers, clock)
     assert [task.key for task in workers.tasks] == [str(first.key(0))]
     request.ledger.close()
+
+
+def test_slow_finalists_leave_the_time_of_a_training_on_all_samples(tmp_path: Path) -> None:
+    """Time was kept for it at the speed of the nets that were trained first."""
+
+    def stages(epoch_seconds: float, epochs: int) -> dict[str, float]:
+        return {REFIT: 1.2 * epoch_seconds * epochs}
+
+    def planned(**more: Any) -> tuple[float, float]:
+        """Seconds of the plan, and of a training of the slowest finalist on all samples."""
+        folder = tmp_path / f"run{len(more)}"
+        request = replace(
+            search_request(folder, budget_seconds=900.0, trials=None, folds="off"), **more
+        )
+        trials, options = recorded_trials(request, 180, 190)
+        trials.plan = Plan(9, 1e-9, 0.0, epoch_seconds=0.1, whole_epochs=9)
+        clock = Clock(lambda: 100.0, 0.0, seconds_per_work(request, trials, 1.0))
+        workers = FixedWorkers(dict.fromkeys(labels(0, 1), 185))
+        final = final_training(request, trials)
+        final.train(options, workers, clock)
+        tasks = TaskBuilder(request, trials)
+        seconds = [clock.seconds(tasks.work(r.number, r.epochs), r.number) for r in final.runs]
+        epoch = max(clock.seconds(tasks.work(run.number, 1), run.number) for run in final.runs)
+        made = sum(seconds), 1.2 * epoch * final.runs[0].epochs
+        request.ledger.close()
+        return made
+
+    plain, _ = planned()
+    assert plain > 80.0
+    shorter, refit = planned(stage_budget=stages)
+    assert shorter < plain
+    kept = stages(0.1, 9)[REFIT]
+    assert shorter + refit - kept < 110.0  # An epoch of one net is rounded.
+
+
+@pytest.mark.parametrize(
+    ("best", "speed"),
+    [
+        ("0-final-0", (2.5, 12)),
+        ("0-final-0-1", (1.0, 24)),  # It continued from 9 epochs to 33.
+        ("0-1", (3.0, 9)),  # Two rungs, of 3 and 6 epochs.
+        ("0-2", None),  # Trained elsewhere.
+    ],
+)
+def test_the_speed_of_the_winner_is_that_of_its_training(
+    tmp_path: Path, best: str, speed: tuple[float, int] | None
+) -> None:
+    request = search_request(tmp_path / "run")
+    ledger = request.ledger
+    ledger.record("trial", "0", make_trial(0).to_event())
+    seconds = {"0-0": (7.0, 3), "0-1": (20.0, 9), "0-2": (9.0, 27)}
+    seconds |= {"0-final-0": (30.0, 12), "0-final-0-1": (24.0, 33)}
+    is_final = "final" in best
+    for key, (duration, epochs) in seconds.items():
+        if ("final" in key and not is_final) or (key == "0-2" and best != key):
+            continue
+        correct = pack(np.arange(200) < (190 if key == best else 10))
+        event = {"epochs": epochs, "correct": correct, "failed": "", "seconds": duration}
+        ledger.record("rung", key, event | ({"host": "far"} if key == "0-2" else {}))
+    runs = [finalists.FinalRun(0, 12), finalists.FinalRun(0, 24, seed=1, from_scratch=False)]
+    ledger.record("plan", "final-0", {"finals": [run.to_event() for run in runs]})
+    assert winner_speed(ledger) is None
+    ledger.record("winner", "0", {"number": 0, "reason": ""})
+    found = winner_speed(ledger)
+    assert found == (None if speed is None else TrainingSpeed(*speed))
+    ledger.close()
 
 
 def first_trained(request: SearchRequest, trials: Trials, options: list[Option]) -> int:

@@ -12,7 +12,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import duration, epochs_text
 from lepton_automl.runs.ledger import EventKind, LedgerView, record_decision
-from lepton_automl.runs.time_budget import COMPRESSION
+from lepton_automl.runs.time_budget import COMPRESSION, REFIT
 from lepton_automl.search.executors import Executor
 from lepton_automl.search.finals import augmentation, cross_validation, flip_check
 from lepton_automl.search.finals.finalists import (
@@ -87,13 +87,9 @@ class FinalTraining:
             flips = flip_check.check(self._request, self._tasks, self._trials, clock, self._round)
             selection = FinalistSelection(self._request, self._tasks, self._trials, clock)
             finalists = selection.select(options, flips)
-            seconds = clock.left() - TASK_SECONDS
-            folds = cross_validation.training_shares(self._request, seconds)
-            at_once, ranks = self._request.finals_at_once, self._request.config.final_jobs
-            plan = [
-                dataclasses.replace(run, ranks=ranks)
-                for run in plan_final_runs(finalists, at_once, seconds, folds)
-            ]
+            ranks = self._request.config.final_jobs
+            planned = self._planned(finalists, clock.left() - TASK_SECONDS)
+            plan = [dataclasses.replace(run, ranks=ranks) for run in planned]
             event = {"finals": [run.to_event() for run in plan], ERRORS: _errors(finalists)}
             self._request.ledger.record(EventKind.PLAN, key, event)
             epoch = 0.0 if self._trials.plan is None else self._trials.plan.epoch_seconds
@@ -103,6 +99,36 @@ class FinalTraining:
         flip_check.choose(self._request, self._trials, self.runs, self._round)
         self._cross_validate()
         return self.options()
+
+    def _planned(self, finalists: Sequence[Finalist], seconds: float) -> list[FinalRun]:
+        """The trainings for which `seconds` are enough, and for one more on all samples after them.
+
+        Time was kept for that at the speed of the nets that were trained first; the finalists may
+        be slower, and have more epochs.
+        """
+        first = self._plan_within(finalists, seconds)
+        late = self._refit_seconds(finalists, first)
+        if not late or not first[0].from_scratch:
+            return first
+        shorter = self._plan_within(finalists, seconds - late)
+        return shorter if shorter and shorter[0].from_scratch else first
+
+    def _plan_within(self, finalists: Sequence[Finalist], seconds: float) -> list[FinalRun]:
+        folds = cross_validation.training_shares(self._request, seconds)
+        return plan_final_runs(finalists, self._request.finals_at_once, seconds, folds)
+
+    def _refit_seconds(self, finalists: Sequence[Finalist], runs: Sequence[FinalRun]) -> float:
+        """Seconds of a training on all samples of the slowest finalist beyond those kept for it."""
+        plan = self._trials.plan
+        if plan is None or self._request.config.seconds_in_all is None or not runs:
+            return 0.0
+        chosen = {run.number for run in runs}
+        epoch = max(each.seconds_per_epoch for each in finalists if each.number in chosen)
+        needed, kept = (
+            self._request.stage_budget(*each).get(REFIT, 0.0)
+            for each in ((epoch, runs[0].epochs), (plan.epoch_seconds, plan.whole_epochs))
+        )
+        return max(0.0, needed - kept)
 
     def options(self, *, by_folds: bool = True) -> list[Option]:
         """The finalists with their accuracy after the final trainings.
