@@ -80,14 +80,19 @@ def test_two_processes_leave_one_net_and_nothing_else(
     assert not [path for path in Path(task.out).iterdir() if "rendezvous" in path.name]
 
 
+@pytest.fixture
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16 batches a chunk in both processes, not 512: after each a state may be kept."""
+    monkeypatch.setitem(loader._CHUNK_BYTES, "cpu", 1 << 16)
+    smaller = "from lepton_automl.training import loader; loader._CHUNK_BYTES['cpu'] = 1 << 16; "
+    monkeypatch.setattr(launch, "RANK_PROGRAM", smaller + launch.RANK_PROGRAM)
+
+
+@pytest.mark.usefixtures("short_chunks")
 def test_stopped_half_way_the_same_task_ends_on_the_same_bits(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "_INTERVAL_SECONDS", 0.0)
-    # States are kept between chunks of batches; 16 of them in both processes, not 512.
-    monkeypatch.setitem(loader._CHUNK_BYTES, "cpu", 1 << 16)
-    smaller = "from lepton_automl.training import loader; loader._CHUNK_BYTES['cpu'] = 1 << 16; "
-    monkeypatch.setattr(launch, "RANK_PROGRAM", smaller + launch.RANK_PROGRAM)
     task = replace(task, cycles=((24, 1),))
     whole = replace(task, out=str(tmp_path / "whole"))
     run_task(whole, contextlib.nullcontext)
@@ -103,6 +108,21 @@ def test_stopped_half_way_the_same_task_ends_on_the_same_bits(
     run_task(task, contextlib.nullcontext, shares.append)
     assert shares[0] > 0.4
     assert Model.load(Path(task.out)).digest == Model.load(Path(whole.out)).digest
+
+
+@pytest.mark.usefixtures("short_chunks")
+def test_two_processes_that_are_late_shorten_their_training_alike(
+    task: Task, others: list[subprocess.Popen[bytes]]
+) -> None:
+    late = replace(task, cycles=((20, 1),), max_seconds=1e-9, is_shortened=True)
+    shortened = run_task(late, contextlib.nullcontext)
+    assert 0 < shortened.share < 1
+    digest = Model.load(Path(task.out)).digest
+    again = replace(late, max_seconds=0.0, schedule_changes=shortened.schedule_changes)
+    repeated = run_task(again, contextlib.nullcontext)
+    assert (repeated.share, repeated.correct) == (shortened.share, shortened.correct)
+    assert Model.load(Path(task.out)).digest == digest
+    assert [other.poll() for other in others] == [0, 0]
 
 
 def test_without_one_of_them_the_training_fails_and_does_not_wait(
