@@ -55,6 +55,8 @@ def best_temperature(
     """The temperature with the least negative log-likelihood, `LEAST` to `MOST`.
 
     It changes no answer, only how sure it sounds (Guo et al. 2017, section 4.2, arXiv:1706.04599).
+    Of N samples the right class counts as one of probability (N + 1) / (N + 2), as in Platt 1999,
+    section 2.2: samples that are all right do not show that errors never happen.
 
     Parameters
     ----------
@@ -66,10 +68,15 @@ def best_temperature(
     """
     from scipy.optimize import minimize_scalar  # Slow to import; workers do without.
 
+    classes, doubt = probabilities.shape[1], 1 / (len(labels) + 2)
+
     def loss(logarithm: float) -> float:
-        return negative_log_likelihood(
-            tempered(probabilities, math.exp(logarithm)), labels, weights
-        )
+        answers = tempered(probabilities, math.exp(logarithm))
+        wrong = -np.log(np.maximum(answers, _TINY)).sum(1)
+        wrong += np.log(np.maximum(answers[np.arange(len(labels)), labels], _TINY))
+        mean_wrong = float(np.average(wrong, weights=weights)) / max(1, classes - 1)
+        right = negative_log_likelihood(answers, labels, weights)
+        return float((1 - doubt) * right + doubt * mean_wrong)
 
     # The loss is convex in the inverse of the temperature, so there is one minimum.
     found = minimize_scalar(loss, bounds=(math.log(LEAST), math.log(MOST)), method="bounded")

@@ -39,7 +39,16 @@ def test_weights_count_like_repeated_samples():
     rng = np.random.default_rng(1)
     times = rng.integers(1, 4, len(labels))
     repeated = best_temperature(np.repeat(answers, times, 0), np.repeat(labels, times))
-    assert best_temperature(answers, labels, times) == pytest.approx(repeated, rel=1e-3)
+    assert best_temperature(answers, labels, times) == pytest.approx(repeated, rel=0.02)
+
+
+@pytest.mark.parametrize("count", [100, 1000])
+def test_samples_that_are_all_right_do_not_make_a_net_certain(count):
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 5
+    answers = softmax(3 * np.eye(5)[labels] + 0.2 * rng.normal(size=(count, 5)))
+    doubt = 1 - tempered(answers, best_temperature(answers, labels)).max(1).mean()
+    assert doubt == pytest.approx(1 / (count + 2), rel=0.5)
 
 
 def test_tempered_probabilities_are_the_softmax_of_divided_logits():
