@@ -98,13 +98,11 @@ def _state(monkeypatch, tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _short_recoveries():
-    """Trainings after pruning and quantization take a few batches: no test depends on accuracy."""
-    from lepton_automl.compress import recovery
+def _short():
+    """No test depends on accuracy reached or on how exact a latency is."""
+    from tests.helpers import short
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recovery, "MIN_BATCHES", 12)
-        yield
+    short.shorten()
 
 
 @pytest.fixture

@@ -136,15 +136,14 @@ def test_what_could_not_be_answered_when_it_was_written_has_no_golden_answers(
     assert verify(made.request).formats[0].metrics is not None
 
 
-@pytest.mark.parametrize("fault", ["scale", "transposed", "labels", "mean"])
 def test_a_wrong_export_is_caught_though_everything_else_claims_that_it_holds(
-    tmp_path, monkeypatch, fault
+    tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("PACKED_FAULT", fault)
+    monkeypatch.setenv("PACKED_FAULTY", "1")
     made = make_bundle(tmp_path, formats=("packed",))
     written = verify(dataclasses.replace(made.request, digests=made.digests))
     assert written.status == "broken"
-    seal_bundle(made, status="holds", problems=())
+    seal_bundle(made, written, status="holds", problems=())
     again = verify(made.request)
     assert again.status == "broken"
     assert any("packed: " in text and "from the ONNX file" in text for text in again.reasons)
@@ -225,9 +224,9 @@ def test_an_artifact_whose_writing_was_killed_is_never_complete_and_is_written_a
     """With the format, without it, with it again; killed at another write or removal each time."""
     made = make_bundle(tmp_path, formats=("packed",))
     whole = content(made.folder)
-    for kills, formats in enumerate([(), ("packed",)] * 3):
+    for kills, formats in enumerate([(), ("packed",)] * 2):
         seal_bundle(made)
-        left = [1 + 2 * kills]
+        left = [1 + 3 * kills]
         with monkeypatch.context() as patch:
             for name in ("write", "remove"):
                 patch.setattr(files, name, dying(getattr(files, name), left))

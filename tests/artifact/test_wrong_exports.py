@@ -11,7 +11,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lepton_automl.artifact import measurements
 from lepton_automl.artifact.verify import verify
 from lepton_automl.models import formats
 from lepton_automl.models.formats import Words, c
@@ -59,9 +58,7 @@ def with_qparams(net, **changes):
 @pytest.fixture(autouse=True)
 def _here(monkeypatch):
     children.answer_formats_here(monkeypatch)
-    monkeypatch.setattr(c, "_FAST", (("-O0",),))
     monkeypatch.setattr(c, "CROSS_COMPILER", "none")  # Sizes are measured elsewhere.
-    monkeypatch.setattr(measurements, "SECONDS", 0.02)
 
 
 @pytest.fixture(params=NAMES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,19 +41,21 @@ def by_torch(kind: str, pixels: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("made", "kind"),
+    ("make", "kind"),
     [
-        (models.model(), "plain"),
-        (models.model(dynamic=True), "plain"),
-        (models.model(opset=11), "plain"),
-        (models.model(opset=13), "plain"),
-        (models.model("mobile"), "mobile"),
-        (models.keras_like(), "plain"),
+        (models.model, "plain"),
+        (partial(models.model, dynamic=True), "plain"),
+        (partial(models.model, opset=11), "plain"),
+        (partial(models.model, opset=13), "plain"),
+        (partial(models.model, "mobile"), "mobile"),
+        (models.keras_like, "plain"),
     ],
 )
-def test_pictures_go_in_and_what_torch_answers_comes_out(made: ModelProto, kind: str) -> None:
+def test_pictures_go_in_and_what_torch_answers_comes_out(
+    make: Callable[[], ModelProto], kind: str
+) -> None:
     pixels, labels = models.pictures(40, seed=5)
-    found = wrap(made)
+    found = wrap(make())
     given = predict_file(found.file, pixels)
     assert np.abs(given - by_torch(kind, pixels)).max() < 1e-4
     assert (given.argmax(1) == labels).mean() > 0.8

@@ -14,17 +14,16 @@ from typing import Any
 
 import pytest
 
-from lepton_automl.artifact import measurements, verify
+from lepton_automl.artifact import verify
 from lepton_automl.compress.external import load
 from lepton_automl.core.limited_process import Message
 from lepton_automl.models import format_server, untrusted_format
 
 
 def answer_here(patch: pytest.MonkeyPatch) -> None:
-    """Verification and opening of external models run in this process, latency rounds briefly."""
+    """Verification and opening of external models run in this process."""
     for module in (verify, load):
         patch.setattr(module, "LimitedProcess", ProcessHere)
-    patch.setattr(measurements, "SECONDS", 0.02)
     answer_formats_here(patch)
 
 

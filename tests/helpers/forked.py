@@ -208,6 +208,7 @@ def _server() -> _Server:
 def serve(handle: int) -> None:
     """Import everything, then fork a program for each request on a socket."""
     import_all()
+    importlib.import_module("tests.helpers.short").shorten()
     subprocess.Popen = ForkingPopen  # type: ignore[misc]
     gc.collect()
     gc.freeze()
