@@ -20,7 +20,7 @@ from tests.helpers.search import InlineWorkers, search_request
 
 HEAD = """
 from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent()
-import errno, os, resource, signal, sys, torch
+import errno, os, signal, sys, torch
 from pathlib import Path
 from lepton_automl.search.workers import worker
 
@@ -32,13 +32,6 @@ def once(name):
     except FileExistsError:
         return False
     return True
-
-def fill_memory():
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), used + (1 << 30)))
-    kept = []
-    while True:
-        kept.append(torch.empty(1 << 24))
 """
 TAIL = """
 worker.run_task = run_task
@@ -49,7 +42,7 @@ FAILING = (
     + """
 def run_task(task, training_slot, on_progress, *more):
     if task.key == "1-0" and task.micro_batches_of_cycles[-1] == 1:
-        fill_memory()
+        torch.empty(1 << 46)  # More than a process can address: as where memory is full.
     if task.key == "2-0" and once("stopped"):
         report = on_progress
         def on_progress(share):
@@ -97,7 +90,7 @@ def test_a_lost_worker_costs_one_retry_and_two_cost_the_trial(tmp_path, uninterr
     events: list[Event] = []
     job = search_request(tmp_path / "run", emit=events.append)
     with ProcessExecutor(
-        1, job.folder.path / "locks", emit=events.append, liveness_seconds=8, program=FAILING
+        1, job.folder.path / "locks", emit=events.append, liveness_seconds=5, program=FAILING
     ) as pool:
         found = search(job, pool)
     rungs = job.ledger.all("rung")
@@ -156,10 +149,10 @@ import json, sys, time
 def say(**words):
     print(json.dumps(words), flush=True)
 for line in sys.stdin:
-    for number in range(30):
-        say(share=number / 30)
+    for number in range(15):
+        say(share=number / 15)
         time.sleep(0.1)
-    say(result=json.dumps({"seconds": [3.0]}))
+    say(result=json.dumps({"seconds": [1.5]}))
 '''
 folder = pathlib.Path(sys.argv[1])
 worker = Worker(folder, MeasurementLock(folder), None, 1.0, BODY)
@@ -179,6 +172,6 @@ def test_ctrl_z_is_no_hanging(tmp_path):
         assert both.stdout.readline() == "begun\n"
         time.sleep(1)
         os.killpg(both.pid, signal.SIGSTOP)
-        time.sleep(5)
+        time.sleep(2.5)
         os.killpg(both.pid, signal.SIGCONT)
         assert both.stdout.readline() == "done\n"
