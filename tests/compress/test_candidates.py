@@ -71,8 +71,8 @@ def deep_net():
 
 
 def context_for(model, **more):
-    pixels = random_pixels(model.arch, 256, 1)
-    data = LabelledTensors(pixels, torch.arange(256) % model.arch.classes)
+    pixels = random_pixels(model.arch, 96, 1)
+    data = LabelledTensors(pixels, torch.arange(96) % model.arch.classes)
     return CompressionContext(data, data, model, Limits(), targets.load(), Recipe(), **more)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +48,11 @@ def flat_to(shape: list) -> ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("made", "layout", "opset"),
-    [(model(), "NCHW", 17), (model(opset=11), "NCHW", 11), (keras_like(), "NHWC", 17)],
+    ("make", "layout", "opset"),
+    [(model, "NCHW", 17), (partial(model, opset=11), "NCHW", 11), (keras_like, "NHWC", 17)],
 )
-def test_what_a_classifier_takes_and_gives(tmp_path: Path, made, layout, opset) -> None:
-    path = written(tmp_path, made)
+def test_what_a_classifier_takes_and_gives(tmp_path: Path, make, layout, opset) -> None:
+    path = written(tmp_path, make())
     seen = signature(path, read(path).model)
     assert (seen.layout, seen.opset, seen.classes) == (layout, opset, 3)
     assert (seen.height, seen.width, seen.channels) == (8, 8, 1)

@@ -38,29 +38,40 @@ def setup(**more):
     )
 
 
-def test_a_ladder_leaves_a_smaller_int8_model_and_the_table_of_its_steps(tmp_path):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The compression of `setup()`, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    return compress(*setup(), folder), folder
+
+
+def test_a_ladder_leaves_a_smaller_int8_model_and_the_table_of_its_steps(whole):
     model, context = setup()
-    made = compress(model, context, tmp_path)
+    made, folder = whole
     assert made.reference.digest == model.digest
     assert made.int8.arch == made.pruned_float.arch
     assert made.int8.arch.graph.macs < model.arch.graph.macs
     assert [made.steps[0].name, made.steps[-1].name] == ["reference", "quantized"]
     assert made.steps[-1].size_bytes == len(int8_file(made.int8))
     assert made.steps[-1].accuracy == validation_accuracy(made.int8, context)
-    pictures = json.loads((tmp_path / loop.CALIBRATION).read_text())["training_pictures"]
+    pictures = json.loads((folder / loop.CALIBRATION).read_text())["training_pictures"]
     assert pictures == sorted(set(pictures))
 
 
-def test_two_ladders_are_equal_bit_for_bit(tmp_path):
-    model, context = setup()
-    first, second = (compress(model, context, tmp_path / name) for name in "ab")
+def test_two_ladders_are_equal_bit_for_bit_and_every_step_is_an_event(tmp_path, whole):
+    told = []
+    model, context = setup(emit=told.append)
+    first, second = compress(model, context, tmp_path), whole[0]
     assert int8_file(first.int8) == int8_file(second.int8)
     assert first.steps == second.steps
+    assert [event.data["name"] for event in told if "name" in event.data] == [
+        step.name for step in first.steps[1:]
+    ]
 
 
-def test_a_ladder_killed_at_any_write_goes_on_to_the_same_end(tmp_path, monkeypatch):
+def test_a_ladder_killed_at_any_write_goes_on_to_the_same_end(tmp_path, monkeypatch, whole):
     model, context = setup()
-    whole = compress(model, context, tmp_path / "whole")
+    whole, _ = whole
     made, tries = until_done(
         monkeypatch,
         loop.files,
@@ -72,21 +83,13 @@ def test_a_ladder_killed_at_any_write_goes_on_to_the_same_end(tmp_path, monkeypa
     assert made.steps == whole.steps
 
 
-def test_a_finished_ladder_is_read_and_not_climbed_again(tmp_path, monkeypatch):
+def test_a_finished_ladder_is_read_and_not_climbed_again(monkeypatch, whole):
     model, context = setup()
-    compress(model, context, tmp_path)
+    made, folder = whole
     monkeypatch.setattr(loop, "quantize_model", None)
     monkeypatch.setattr(loop, "prune", None)
-    assert compress(model, context, tmp_path).steps == CompressionResult.load(tmp_path).steps
-
-
-def test_steps_are_told_as_they_are_done(tmp_path):
-    told = []
-    model, context = setup(emit=told.append)
-    made = compress(model, context, tmp_path)
-    assert [event.data["name"] for event in told if "name" in event.data] == [
-        step.name for step in made.steps[1:]
-    ]
+    assert compress(model, context, folder).steps == made.steps
+    assert CompressionResult.load(folder).steps == made.steps
 
 
 def test_an_unfinished_or_damaged_ladder_is_said_to_be_so(tmp_path):
@@ -168,12 +171,11 @@ def test_a_recovery_that_meets_the_deadline_is_dropped_and_the_net_before_it_qua
     assert made.int8.arch == model.arch
 
 
-def test_where_limits_are_the_aim_pruning_ends_as_soon_as_they_are_kept(tmp_path):
-    model, context = setup()
-    everything = compress(model, context, tmp_path / "all").steps
+def test_where_limits_are_the_aim_pruning_ends_as_soon_as_they_are_kept(tmp_path, whole):
+    everything = whole[0].steps
     before = everything[0].size_bytes
     limits = Limits(max_drop=100.0, max_size_bytes=round(0.8 * before))
-    _, context = setup(is_aim=True, limits=limits)
+    model, context = setup(is_aim=True, limits=limits)
     told = []
     context = dataclasses.replace(context, emit=lambda event: told.append(event.message))
     steps = compress(model, context, tmp_path / "some").steps
@@ -191,9 +193,9 @@ def test_a_net_within_the_limits_it_should_reach_is_only_quantized(tmp_path):
     ]
 
 
-def test_the_net_before_a_withdrawn_one_ships_also_after_a_kill(tmp_path, monkeypatch):
+def test_the_net_before_a_withdrawn_one_ships_also_after_a_kill(tmp_path, monkeypatch, whole):
     model, context = setup()
-    whole = compress(model, context, tmp_path / "whole")
+    whole, _ = whole
     assert [step.tries for step in whole.steps] == list(range(len(whole.steps)))
     last = [step.name for step in whole.steps if step.is_accepted][-2]
     own, seen = loop.judge_end, []

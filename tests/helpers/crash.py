@@ -67,7 +67,7 @@ class Run:
 
     home: Path
     name: str
-    epochs: int = 12
+    epochs: int = 6
     """Of a whole training."""
     rows: list[Row] = field(default_factory=list)
     trainings: dict[str, set[int]] = field(default_factory=dict)

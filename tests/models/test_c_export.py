@@ -39,7 +39,7 @@ from tests.helpers.nets import random_arch, random_model, random_pixels, random_
 
 ANY = ("relu", "relu6", "hswish", "silu", "none")
 SHAPES = ((16, 16, 3), (12, 14, 5), (37, 6), (9, 9, 1))
-NETS = range(20)
+NETS = range(14)
 STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
 SANITIZED = {
     "gcc": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
