@@ -60,7 +60,9 @@ def _seeded(monkeypatch):
     """Random numbers that a test draws without a seed are the same each time."""
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # `torch.manual_seed` formats a stack a device.
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
     default_rng = np.random.default_rng
     monkeypatch.setattr(
         np.random, "default_rng", lambda seed=None: default_rng(0 if seed is None else seed)
