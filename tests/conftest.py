@@ -10,6 +10,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # Users' commands have buffered streams.
 os.environ.pop("PYTHONUNBUFFERED", None)
 
+import gc
 import random
 import signal
 import socket
@@ -40,6 +41,12 @@ settings.register_profile(
 )
 settings.register_profile("nightly", settings.get_profile("ci"), max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_finish():
+    """What is imported and collected stays: forked processes share it, and no collection visits it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.helpers import external_models
 from tests.helpers.pictures import random_pictures
-from tests.helpers.runs import SPACE, quick_data
+from tests.helpers.runs import EPOCHS, SPACE, quick_data
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
@@ -39,7 +39,7 @@ def test_commands_and_their_processes_do_only_what_they_must(tmp_path):
     for name in ("tmp", "state", "pictures"):
         (tmp_path / name).mkdir()
     quick_data(tmp_path).rename(tmp_path / "data.npz")
-    (tmp_path / "quick.toml").write_text(SPACE.replace("epochs = 9", "epochs = 2"))
+    (tmp_path / "quick.toml").write_text(SPACE.replace(f"epochs = {EPOCHS}", "epochs = 2"))
     external_models.written(tmp_path)
     external_models.data(tmp_path)
     for number, pixels in enumerate(random_pictures(3, (8, 8))):

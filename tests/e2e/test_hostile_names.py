@@ -13,7 +13,7 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from tests.helpers.runs import SPACE
+from tests.helpers.runs import EPOCHS, SPACE
 
 FOLDER = os.fsdecode(b"d\xff\x1b[31m\n<script>|[x](www.a.b)\xe2\x80\xae`*.bad")
 PICTURE = os.fsdecode(b"f\xfe\x1b[2J\n[red]%d.png")
@@ -35,7 +35,7 @@ def words(tmp_path):
             )
     (tmp_path / FOLDER / CLASSES[0] / f"broken {PICTURE}").write_bytes(b"x")
     space = tmp_path / "quick.toml"
-    space.write_text(SPACE.replace("epochs = 9", "epochs = 1"))
+    space.write_text(SPACE.replace(f"epochs = {EPOCHS}", "epochs = 1"))
     given = ("--space", str(space), "--trials", "1", "--jobs", "1")
     return ("run", FOLDER, *given, "--objective", "accuracy,size_bytes")
 

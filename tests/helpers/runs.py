@@ -16,7 +16,8 @@ from lepton_automl.config import RunConfig
 from lepton_automl.pipeline import run
 from lepton_automl.runs.ledger_check import digest_of
 
-SPACE = """
+EPOCHS = 5
+SPACE = f"""
 doc = "small enough for a test"
 [input]
 resolution = "native"
@@ -37,7 +38,7 @@ features = 0
 optimizer = "adamw"
 lr = 0.01
 batch_size = 32
-epochs = 9
+epochs = {EPOCHS}
 [[candidate]]
 name = "only"
 stem.out = 8

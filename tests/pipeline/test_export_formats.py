@@ -135,7 +135,7 @@ def test_the_board_of_a_search_is_that_of_its_artifact(finished_run, tmp_path):
 
 def test_a_search_keeps_its_board(tmp_path):
     out, space = tmp_path / "run", tmp_path / "quick.toml"
-    space.write_text(runs.SPACE.replace("epochs = 9", "epochs = 1"))
+    space.write_text(runs.SPACE.replace(f"epochs = {runs.EPOCHS}", "epochs = 1"))
     data = str(runs.quick_data(tmp_path))
     api.search(data, out=out, board="nucleo-f401re", space=str(space), trials=1, jobs=1)
     again = configured(locate(out))

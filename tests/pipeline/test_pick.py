@@ -188,9 +188,9 @@ def test_a_trial_without_a_final_training_is_trained_once_also_after_interruptio
         with pytest.raises(KeyboardInterrupt):
             pick(resumed(run.out), wanted)
     assert [task.key for task in trained] == [f"{smaller(run.out).number}-pick"]
-    assert sum(epochs for epochs, _ in trained[0].cycles) == 9
+    assert sum(epochs for epochs, _ in trained[0].cycles) == runs.EPOCHS
     (folder,) = (run.out / "picks").iterdir()
-    assert Model.load(folder / "models" / "best").metrics["epochs"] == 9
+    assert Model.load(folder / "models" / "best").metrics["epochs"] == runs.EPOCHS
 
 
 def test_an_accepted_pruning_step_is_picked_where_no_trial_is_small_enough(run):

@@ -69,6 +69,40 @@ def pids(folder):
     return {int(path.suffix[1:]) for path in folder.glob("pid.*")}
 
 
+def loses_a_worker(folder, executor, events, lose):
+    """Two tasks on two workers, of which `lose` ends one; only that one's task is repeated."""
+    assert eventually(lambda: executor.jobs == 2)
+    tasks = [fake_task(folder, WAITS, stage) for stage in range(2)]
+    for task in tasks:
+        executor.start(task)
+    assert eventually(lambda: (folder / "log").exists() and trained(folder).total() == 2)
+    assert eventually(lambda: len(executor.facts()["workers"]) == 2)
+    lose(executor.facts()["workers"][0])
+    found = []
+
+    def is_noticed():
+        found.extend(executor.finished(0.05))
+        return any("has left the cluster; it is repeated" in e.message for e in events)
+
+    assert eventually(is_noticed)
+    (folder / "go").touch()
+    finish(executor, found)
+    assert sorted(task.key for task, _ in found) == sorted(task.key for task in tasks)
+    assert all(result.failed == "" for _, result in found)
+    assert sorted(trained(folder).values()) == [1, 2]
+
+
+def test_a_lost_dask_worker_loses_and_repeats_only_its_own_task(tmp_path, stack):
+    cluster, events = stack.enter_context(dask_cluster.cluster(2)), []
+    executor = DaskExecutor(cluster.scheduler_address, tmp_path, emit=events.append)
+
+    def lose(_):
+        cluster.sync(cluster.workers[0].close, executor_wait=False, nanny=False)
+
+    loses_a_worker(tmp_path, stack.enter_context(executor), events, lose)
+
+
+@pytest.mark.slow  # Three processes of Dask start; above a worker leaves without being killed.
 def test_a_killed_dask_worker_loses_and_repeats_only_its_own_task(tmp_path):
     program = WORKER.format(folder=str(tmp_path), host="")
     preload = "from lepton_automl.search.workers import dask_task\n"
@@ -79,27 +113,14 @@ def test_a_killed_dask_worker_loses_and_repeats_only_its_own_task(tmp_path):
         dask_cluster.cluster(2, processes=True, preload=[preload]) as cluster,
         DaskExecutor(cluster.scheduler_address, tmp_path, emit=events.append) as executor,
     ):
-        assert eventually(lambda: executor.jobs == 2)
-        tasks = [fake_task(tmp_path, WAITS, stage) for stage in range(2)]
-        for task in tasks:
-            executor.start(task)
-        assert eventually(lambda: (tmp_path / "log").exists() and trained(tmp_path).total() == 2)
-        assert eventually(lambda: len(executor.facts()["workers"]) == 2)
-        victim = executor.facts()["workers"][0]
-        os.kill(victim["pid"], signal.SIGKILL)
-        found = []
+        killed = []
 
-        def is_noticed():
-            found.extend(executor.finished(0.05))
-            return any("has left the cluster; it is repeated" in e.message for e in events)
+        def lose(victim):
+            killed.append(victim["task"])
+            os.kill(victim["pid"], signal.SIGKILL)
 
-        assert eventually(is_noticed)
-        (tmp_path / "go").touch()
-        finish(executor, found)
-        assert sorted(task.key for task, _ in found) == sorted(task.key for task in tasks)
-        assert all(result.failed == "" for _, result in found)
-        assert trained(tmp_path)[victim["task"]] == 2
-        assert trained(tmp_path).total() == 3
+        loses_a_worker(tmp_path, executor, events, lose)
+        assert trained(tmp_path)[killed[0]] == 2
     assert eventually(lambda: not alive(pids(tmp_path)))
 
 
