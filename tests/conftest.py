@@ -44,7 +44,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_collection_finish():
-    """What is imported and collected stays: forked processes share it, and no collection visits it."""
+    """Forked processes share what is imported and collected; no garbage collection visits it."""
     gc.collect()
     gc.freeze()
 

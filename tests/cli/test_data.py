@@ -55,7 +55,9 @@ def test_unreadable_files_end_with_3_after_the_whole_report(lepton, faulty):
 def test_with_skip_corrupt_the_exit_code_is_0_and_the_files_are_named(lepton, faulty):
     done = lepton("data", str(faulty), "--skip-corrupt", "--quiet")
     assert done.exit_code == 0
-    assert "train/b/011.png cannot be read: the file is empty" in done.out.replace("\n", "")
+    # Where lines break depends on the path of the folder.
+    text = "".join(done.out.split())
+    assert "train/b/011.png cannot be read: the file is empty".replace(" ", "") in text
 
 
 def test_data_that_run_refuses_are_refused_with_the_same_message(lepton, tmp_path):
@@ -66,7 +68,7 @@ def test_data_that_run_refuses_are_refused_with_the_same_message(lepton, tmp_pat
 
 
 def test_options_of_data_have_the_effect_that_they_have_in_a_run(lepton, tmp_path):
-    write_npz(tmp_path / "a.npz", x=random_pictures(300, (8, 8, 1)), y=np.arange(300) % 3)
+    write_npz(tmp_path / "a.npz", x=random_pictures(60, (8, 8, 1)), y=np.arange(60) % 3)
     seeds = {json.loads(lepton("data", "a.npz", "--json", "--quiet", *words).out)["fingerprint"]
              for words in ((), ("--seed", "0"), ("--seed", "1"))}  # fmt: skip
     assert len(seeds) == 2

@@ -58,9 +58,10 @@ def test_what_a_command_must_not_do_is_noticed(places, tmp_path, monkeypatch):
         b"native": lambda: os.close(os.open(outside / "secret", os.O_RDONLY)),
         b"socket": lambda: socket.socket().close(),
         b"raw": lambda: os.write(2, b"\x1b[31m"),
-        b"memory": lambda: len(b"x" * (1 << 30)),
+        b"memory": lambda: len(b"x" * (300 << 20)),
         b"nothing": lambda: engine_exit(3),
     }
+    monkeypatch.setattr(engine, "MOST_BYTES", 600 << 20)
     current = [b"nothing"]
     monkeypatch.setattr(engine, "main", lambda: deeds[current[0]]())
 

@@ -93,7 +93,7 @@ def test_stopped_half_way_the_same_task_ends_on_the_same_bits(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "_INTERVAL_SECONDS", 0.0)
-    task = replace(task, cycles=((24, 1),))
+    task = replace(task, cycles=((12, 1),))
     whole = replace(task, out=str(tmp_path / "whole"))
     run_task(whole, contextlib.nullcontext)
 
@@ -133,7 +133,7 @@ def test_without_one_of_them_the_training_fails_and_does_not_wait(
             others[0].kill()
 
     with pytest.raises(RuntimeError):
-        run_task(replace(task, cycles=((200, 1),)), contextlib.nullcontext, kill)
+        run_task(replace(task, cycles=((60, 1),)), contextlib.nullcontext, kill)
     assert others[0].poll() is not None
     assert not (Path(task.out) / "weights.safetensors").is_file()
 

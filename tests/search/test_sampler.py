@@ -33,6 +33,7 @@ class TestConformance(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObject
         return lambda: LeptonSampler(0, n_startup_trials=1)
 
 
+@pytest.mark.slow  # Above, the first trial of each study is one before the model is used.
 class TestConformanceAtStartup(TestConformance):
     """The same before the model is used."""
 
