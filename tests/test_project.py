@@ -38,6 +38,13 @@ def functions(tree: ast.AST) -> list[Function]:
     return [node for node in ast.walk(tree) if isinstance(node, Function)]
 
 
+def dotted(node: ast.AST) -> str:
+    """`a.b.c` of names, `.c` of an attribute of anything else; `ast.unparse` takes long."""
+    if isinstance(node, ast.Name):
+        return node.id
+    return f"{dotted(node.value)}.{node.attr}" if isinstance(node, ast.Attribute) else ""
+
+
 def modules_without_a_docstring() -> Iterator[str]:
     for name, tree in parsed("lepton_automl", "benchmarks", "examples"):
         text = ast.get_docstring(tree) or ""
@@ -88,8 +95,8 @@ def printing() -> Iterator[str]:
             continue
         found = {"print"} if runs_alone(tree) else {"print", "sys.stdout", "sys.stderr"}
         for node in ast.walk(tree):
-            if isinstance(node, ast.Name | ast.Attribute) and ast.unparse(node) in found:
-                yield f"{name}:{node.lineno}: {ast.unparse(node)}; tell an Event instead"
+            if isinstance(node, ast.Name | ast.Attribute) and dotted(node) in found:
+                yield f"{name}:{node.lineno}: {dotted(node)}; tell an Event instead"
             imported = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             imported += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(module.split(".")[0] in {"rich", "typer"} for module in imported):
@@ -111,7 +118,7 @@ def escaping() -> Iterator[str]:
         if runs_alone(tree):
             continue
         for node in ast.walk(tree):
-            used = [ast.unparse(node)] if isinstance(node, ast.Name | ast.Attribute) else []
+            used = [dotted(node)]
             if isinstance(node, ast.ImportFrom):
                 used += [f"{node.module}.{alias.name}" for alias in node.names]
             for door in doors.keys() & set(used):
@@ -251,7 +258,7 @@ def readers_of_files_from_outside() -> Iterator[str]:
         if module.startswith("core/untrusted_"):
             continue
         for node in ast.walk(tree):
-            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            called = dotted(node.func) if isinstance(node, ast.Call) else ""
             if not re.fullmatch(READERS, called) or called.startswith("untrusted_"):
                 continue
             if isinstance(node, ast.Call) and opens_for_writing(node):

@@ -275,8 +275,9 @@ def import_all() -> None:
         importlib.import_module(name)
 
 
-_LATE = ("encodings.ascii", "encodings.latin_1", "encodings.idna")
-"""Another user may have no right to read the folder in which Python is."""
+_LATE = ("encodings.ascii", "encodings.latin_1", "encodings.idna", "torch._dynamo")
+"""Another user may have no right to read the folder in which Python is; the last is what
+DistributedDataParallel imports when it is used."""
 
 
 def take_streams(handles: Sequence[int], *, unbuffered: bool = False) -> None:

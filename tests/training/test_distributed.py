@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -65,8 +67,13 @@ def trained(folder: Path, count: int, norm: str = "frozen") -> list[dict[str, Te
     return _ended(commands, out)
 
 
-def _ended(commands: Sequence[Sequence[str]], out: Path) -> list[dict[str, Tensor]]:
-    processes = [subprocess.Popen(command, cwd=HERE) for command in commands]
+def _ended(
+    commands: Sequence[Sequence[str]], out: Path, variables: Sequence[dict[str, str]] = ({}, {})
+) -> list[dict[str, Tensor]]:
+    processes = [
+        subprocess.Popen(command, cwd=HERE, env=os.environ | more)
+        for command, more in zip(commands, variables, strict=False)
+    ]
     assert [process.wait() for process in processes] == [0] * len(processes)
     return [load_file(path) for path in sorted(out.parent.glob(f"{out.name}-*"))]
 
@@ -92,6 +99,18 @@ def test_batch_norm_per_process_still_trains(tmp_path: Path) -> None:
     assert float(first["loss"]) < 0.8 * math.log(3)
 
 
+def test_ranks_come_from_the_environment(tmp_path: Path, alone: dict[str, Tensor]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    out, words = tmp_path / "run", [sys.executable, "-c", MEMBER, "x", "x", "env://", "frozen"]
+    of_ranks = [meeting | {"RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
+    first, second = _ended([[*words, str(out)]] * 2, out, of_ranks)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.allclose(first[n], v, rtol=2e-4, atol=2e-6) for n, v in alone.items())
+
+
+@pytest.mark.slow  # Above, the environment is as torchrun sets it.
 def test_ranks_come_from_torchruns_environment(tmp_path: Path, alone: dict[str, Tensor]) -> None:
     program, out = tmp_path / "member.py", tmp_path / "run"
     program.write_text(f"import sys; sys.path.insert(0, {str(HERE)!r})\n{MEMBER}")
