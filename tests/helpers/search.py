@@ -22,7 +22,8 @@ from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.space import loader, search_space
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import RungResult, Trial
-from lepton_automl.search.workers.task import Task, TaskResult, pack, run_task
+from lepton_automl.search.workers.run_task import run_task
+from lepton_automl.search.workers.task import Task, TaskResult, pack
 from lepton_automl.training.recipe import Recipe
 from tests.helpers.nets import random_arch
 

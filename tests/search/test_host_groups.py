@@ -20,7 +20,8 @@ from lepton_automl.search.executors import Attempt
 from lepton_automl.search.executors.hosts import HostsExecutor, _Started
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import TrainingKey, Trials
-from lepton_automl.search.workers.task import Task, TaskResult, run_task
+from lepton_automl.search.workers.run_task import run_task
+from lepton_automl.search.workers.task import Task, TaskResult
 from lepton_automl.training.distributed import interface_of
 from tests.helpers.executors import hosts_of
 from tests.helpers.processes import alive, eventually, listening, members_of

@@ -15,7 +15,8 @@ from lepton_automl.models.model import Model
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import TrainingKey, Trials
 from lepton_automl.search.workers import launch
-from lepton_automl.search.workers.task import Task, load_part, run_task, unpack
+from lepton_automl.search.workers.run_task import load_part, run_task
+from lepton_automl.search.workers.task import Task, unpack
 from lepton_automl.training import checkpoint, loader
 from lepton_automl.training.evaluate import is_correct
 from tests.helpers.search import make_trial, search_request

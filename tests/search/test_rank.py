@@ -11,7 +11,7 @@ from lepton_automl.models.model import Model
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import TrainingKey, Trials
 from lepton_automl.search.workers.launch import RANK_PROGRAM
-from lepton_automl.search.workers.task import run_rank
+from lepton_automl.search.workers.run_task import run_rank
 from lepton_automl.training.distributed import ProcessGroup, init_process_group
 from tests.helpers.search import make_trial, search_request
 

@@ -26,7 +26,8 @@ from lepton_automl.search.workers.remote_task import (
     run_remote_task,
     task_error,
 )
-from lepton_automl.search.workers.task import Task, TaskResult, run_task
+from lepton_automl.search.workers.run_task import run_task
+from lepton_automl.search.workers.task import Task, TaskResult
 from tests.helpers.search import make_trial, search_request
 
 

@@ -16,7 +16,8 @@ from lepton_automl.models.model import Model
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import work_of
 from lepton_automl.search.trials import Trials
-from lepton_automl.search.workers.task import TIME_IS_OVER, Task, TaskResult, pack, run_task, unpack
+from lepton_automl.search.workers.run_task import run_task
+from lepton_automl.search.workers.task import TIME_IS_OVER, Task, TaskResult, pack, unpack
 from lepton_automl.training.evaluate import is_correct
 from lepton_automl.training.recipe import Recipe
 from tests.helpers.search import InlineWorkers, make_trial, search_request
@@ -85,7 +86,7 @@ def test_the_last_cycle_may_have_a_recipe_of_its_own(
         used.append(recipe.flip)
         return model
 
-    monkeypatch.setattr("lepton_automl.search.workers.task.fit", fit)
+    monkeypatch.setattr("lepton_automl.search.workers.run_task.fit", fit)
     other = replace(Recipe.from_json(task.recipe), flip=True)
     RUN(replace(task, out="", last_recipe=other.to_json()))
     assert used == [False, True]

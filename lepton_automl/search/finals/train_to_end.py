@@ -20,7 +20,8 @@ from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import MAX_EPOCHS_FACTOR, SAFETY, work_of
 from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.trials import Trials
-from lepton_automl.search.workers.task import Task, run_task, unpack
+from lepton_automl.search.workers.run_task import run_task
+from lepton_automl.search.workers.task import Task, unpack
 
 _MIN_SHARE = 1 / 3
 """Least epochs of a training to the end, as a share of the recipe's."""

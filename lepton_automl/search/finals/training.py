@@ -31,7 +31,8 @@ from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import GRACE_SECONDS, TASK_SECONDS, Clock
 from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.trials import RungResult, Trials, result_event, stronger_augmentation
-from lepton_automl.search.workers.task import Task, TaskResult, share_done
+from lepton_automl.search.workers.run_task import share_done
+from lepton_automl.search.workers.task import Task, TaskResult
 from lepton_automl.training.distributed import expected_speedup
 from lepton_automl.training.precision import MIN_MEASURED_SECONDS
 

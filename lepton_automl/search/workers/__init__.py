@@ -1,6 +1,6 @@
 """Worker processes: what runs in them, and how the coordinator talks to them.
 
-`task` is a training as a pure function of its fields: it runs alike in any process.
+`task` is a training as data, `run_task` runs it alike in any process.
 
 - on this machine: `launch` starts processes of `worker`, `handle` sends tasks and notices hangs,
   `rank` is one process of a group that trains one net, `measurement_lock` pauses all of them

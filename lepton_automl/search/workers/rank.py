@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from lepton_automl.search.workers.launch import GroupPart
-from lepton_automl.search.workers.task import Task, run_rank
+from lepton_automl.search.workers.run_task import run_rank
+from lepton_automl.search.workers.task import Task
 from lepton_automl.training.distributed import (
     ProcessGroup,
     exit_without_cleanup,

@@ -31,13 +31,8 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.search.workers.blob_cache import Blob, BlobCache, Received, pieces
 from lepton_automl.search.workers.handle import WorkerLost, is_out_of_memory
-from lepton_automl.search.workers.task import (
-    Task,
-    TaskResult,
-    check_schedule_changes,
-    run_task,
-    unpack,
-)
+from lepton_automl.search.workers.run_task import run_task
+from lepton_automl.search.workers.task import Task, TaskResult, check_schedule_changes, unpack
 
 _DATA = ("train/pixels", "train/labels", "validation/pixels", "validation/labels")
 MODEL_FILES = ("arch.json", "model.json", "weights.safetensors")

@@ -1,51 +1,26 @@
-"""Training task: its parameters, its result, and the function that runs it in any process."""
+"""Training task: its parameters and its result, which travel as JSON."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
 import json
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from lepton_automl.core import files
 from lepton_automl.core.field_types import check_finite
-from lepton_automl.data.dataset import LabelledFiles, LabelledTensors
-from lepton_automl.data.tensors import load_labelled
-from lepton_automl.models.arch import Arch
-from lepton_automl.models.model import Model
 from lepton_automl.models.quantization import InputQuantization, Preprocessing
-from lepton_automl.search.time_plan import TASK_SECONDS, work_of
-from lepton_automl.search.workers.launch import (
-    GroupPart,
-    started_group_part,
-    started_process_group,
-)
-from lepton_automl.training.checkpoint import saved_share
-from lepton_automl.training.distributed import ProcessGroup, usable_processes
-from lepton_automl.training.evaluate import TrainingSlot, is_correct
-from lepton_automl.training.loop import Diverged, OnBatch, TrainOptions, fit, initial_model
-from lepton_automl.training.precision import (
-    MIN_MEASURED_SECONDS,
-    Throughput,
-    arithmetic_name,
-)
+from lepton_automl.search.time_plan import work_of
+from lepton_automl.training.distributed import usable_processes
+from lepton_automl.training.precision import MIN_MEASURED_SECONDS
 from lepton_automl.training.recipe import Recipe
-from lepton_automl.training.schedule import Schedule, ScheduleChange
+from lepton_automl.training.schedule import ScheduleChange
 
-_RESUME_FILE = "resume.safetensors"
-"""State of a running training, in the folder of the future model; a killed one resumes from it."""
-_EVALUATION_SHARE, _EVALUATION_SECONDS = 0.03, TASK_SECONDS
-"""Of the time of a shortened training, kept for what follows its last batch."""
 LEAST_STEP_SIZE = 0.5
 """Of the schedule, in a batch: the rest of one that is not complete is more."""
 _MICRO_BATCH_FACTOR = 4
@@ -62,13 +37,12 @@ OnListen = Callable[[int], None]
 """Called with the port at which the processes of other hosts are awaited."""
 
 
-def _ignore(value: float) -> None:
-    del value
-
-
 @dataclass(frozen=True)
 class Task:
-    """One training and its evaluation on validation; the result follows from these fields alone."""
+    """One training and its evaluation on validation.
+
+    The result follows from these fields alone, but where `max_seconds` stops or shortens it.
+    """
 
     key: str
     """Text of the `TrainingKey`, or a name."""
@@ -251,214 +225,6 @@ def check_schedule_changes(changes: Iterable[tuple[object, object]]) -> None:
         check_finite(size, "step size")
         if cast("int", batches) < 0 or cast("float", size) < LEAST_STEP_SIZE:
             raise ValueError(f"steps of {size} after {batches} batches")
-
-
-def run_task(
-    task: Task,
-    training_slot: TrainingSlot,
-    on_progress: OnProgress = _ignore,
-    on_listen: OnListen = _ignore,
-) -> TaskResult:
-    """Train, save the model, classify the validation samples.
-
-    The model is on the disk before this returns. A loss that is not finite makes a result with
-    `failed`, not an exception. On a host without rank 0 the result is empty.
-
-    Raises
-    ------
-    LeptonError
-        If the start or the data cannot be read, or the model cannot be written.
-    """
-    text = task.to_json()
-    if task.group:
-        part = GroupPart.from_json(task.group)
-        started = started_group_part(text, part, task.ranks, on_listen)
-    else:
-        started = started_process_group(text, task.processes, Path(task.out), task.device)
-    with started as process_group:
-        return run_rank(task, process_group, training_slot, on_progress)
-
-
-def run_rank(
-    task: Task,
-    process_group: ProcessGroup,
-    training_slot: TrainingSlot = contextlib.nullcontext,
-    on_progress: OnProgress = _ignore,
-) -> TaskResult:
-    """Run a task as one rank of a process group; only rank 0 returns a result."""
-    device, seconds, micro_batches = torch.device(task.device), list[float](), 1
-    stop = _TimeLimit(task.max_seconds, is_enforced=_stops(task, process_group))
-    data, model, recipe = _training_data(task), _initial_model(task), Recipe.from_json(task.recipe)
-    throughput = Throughput(min(recipe.batch_size, len(data)))
-    # Only the last cycle may be long, so only that one writes a state to resume from.
-    resume_files: list[Path | None] = [None] * len(task.cycles)
-    if task.cycles and task.out:
-        resume_files[-1] = Path(task.out) / _RESUME_FILE
-    schedules = _schedules(task, stop)
-    recipes = [recipe] * len(task.cycles)
-    if task.cycles and task.last_recipe:
-        recipes[-1] = Recipe.from_json(task.last_recipe)
-    steps = zip(
-        task.cycles,
-        recipes,
-        task.micro_batches_of_cycles,
-        _progress_callbacks(task, stop.recorded(on_progress)),
-        resume_files,
-        schedules,
-        strict=True,
-    )
-    for (epochs, seed), recipe, micro_batches, report_progress, resume_file, schedule in steps:
-        throughput = Throughput(min(recipe.batch_size, len(data)))
-
-        def on_batch(
-            done: int,
-            total: int,
-            throughput: Throughput = throughput,
-            report_progress: OnBatch = report_progress,
-        ) -> None:
-            throughput.on_batch(done, total)
-            report_progress(done, total)
-            stop.check()
-
-        options = TrainOptions(
-            epochs=epochs,
-            seed=seed,
-            device=device,
-            micro_batches=micro_batches,
-            training_slot=training_slot,
-            process_group=process_group,
-            on_batch=on_batch,
-            schedule=schedule,
-        )
-        begun = time.perf_counter()
-        try:
-            model = fit(model, data, recipe, checkpoint=resume_file, **options)
-        except (Diverged, _TimeIsOver) as error:
-            return TaskResult(
-                (*seconds, time.perf_counter() - begun),
-                failed=error.what,
-                micro_batches=micro_batches,
-                pictures_per_second=throughput.samples_per_second,
-                share=stop.share,
-                arithmetic=arithmetic_name(device),
-            )
-        seconds.append(time.perf_counter() - begun)
-    if process_group.rank:
-        return TaskResult()
-    if task.out:
-        model.save(Path(task.out))
-        files.remove(Path(task.out) / _RESUME_FILE)
-    correct = is_correct(
-        model,
-        load_part(task, task.validation, task.validation_states),
-        device=device,
-        training_slot=training_slot,
-    )
-    last = schedules[-1] if schedules else Schedule()
-    return TaskResult(
-        tuple(seconds),
-        pack(correct),
-        micro_batches=micro_batches,
-        pictures_per_second=throughput.samples_per_second,
-        share=last.share,
-        schedule_changes=tuple(last.changes),
-        arithmetic=arithmetic_name(device),
-    )
-
-
-class _TimeIsOver(Exception):
-    """A training has used up its `max_seconds`."""
-
-    what = TIME_IS_OVER
-
-
-def _schedules(task: Task, limit: _TimeLimit) -> list[Schedule]:
-    """One for each cycle; only the last cycle is shortened."""
-    is_limited = task.is_shortened and bool(task.max_seconds)
-    last = Schedule(limit.seconds_left if is_limited else None, task.schedule_changes)
-    return [*(Schedule() for _ in task.cycles[1:]), last][: len(task.cycles)]
-
-
-def share_done(out: Path) -> float:
-    """Share of the training into the folder `out` from which it continues; 0.0: it begins anew."""
-    return saved_share(out / _RESUME_FILE)
-
-
-def _stops(task: Task, process_group: ProcessGroup) -> bool:
-    """Whether a late training is stopped: neither shortened, nor one of several processes."""
-    return not task.is_shortened and process_group.world_size == 1
-
-
-class _TimeLimit:
-    """Stops a task after so many seconds, unless all its batches are done; 0: never.
-
-    Parameters
-    ----------
-    max_seconds : float
-        From now on.
-    is_enforced : bool
-        Whether `check` stops the task.
-    """
-
-    def __init__(self, max_seconds: float, *, is_enforced: bool) -> None:
-        self._end = time.perf_counter() + max_seconds if max_seconds else math.inf
-        self._kept = _EVALUATION_SECONDS + _EVALUATION_SHARE * max_seconds
-        self._is_enforced = is_enforced
-        self.share = 0.0
-        """Share of the task that is done."""
-
-    def recorded(self, on_progress: OnProgress) -> OnProgress:
-        """`on_progress`, which records the share of the task as well."""
-
-        def record(share: float) -> None:
-            self.share = share
-            on_progress(share)
-
-        return record
-
-    def check(self) -> None:
-        """Raise `_TimeIsOver` when the time is over; call it after every batch."""
-        if self._is_enforced and self.share < 1.0 and time.perf_counter() >= self._end:
-            raise _TimeIsOver
-
-    def seconds_left(self) -> float:
-        """Seconds until the last batch of a shortened training has to end."""
-        return self._end - self._kept - time.perf_counter()
-
-
-def _training_data(task: Task) -> LabelledTensors:
-    data = load_part(task, task.train, task.train_states)
-    return data.first(task.samples) if task.samples else data
-
-
-def _initial_model(task: Task) -> Model:
-    if task.start:
-        return Model.load(Path(task.start))
-    return initial_model(Arch.from_json(task.arch), task.preprocessing, task.seed)
-
-
-def _progress_callbacks(task: Task, on_progress: OnProgress) -> Iterator[OnBatch]:
-    """For each cycle a callback that turns its batches into the share of the task."""
-    total, before = sum(epochs for epochs, _ in task.cycles), 0
-    for epochs, _ in task.cycles:
-
-        def report(done: int, batches: int, before: int = before, epochs: int = epochs) -> None:
-            on_progress((before + epochs * done / batches) / total)
-
-        yield report
-        before += epochs
-
-
-def load_part(task: Task, paths: tuple[str, str], states: tuple[str, str]) -> LabelledTensors:
-    """Load one part of the data of a task.
-
-    Raises
-    ------
-    DataError
-        If a file is not in its state, and its content is not what was written.
-    """
-    pixels, labels = (Path(path) for path in paths)
-    return load_labelled(LabelledFiles(pixels, labels, task.is_balanced, states))
 
 
 def pack(correct: NDArray[np.bool_]) -> str:

@@ -17,7 +17,8 @@ from lepton_automl.core import held_folders
 from lepton_automl.errors import LeptonError, first_line
 from lepton_automl.search.workers.handle import is_out_of_memory
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
-from lepton_automl.search.workers.task import Task, run_task
+from lepton_automl.search.workers.run_task import run_task
+from lepton_automl.search.workers.task import Task
 
 _STDOUT, _STDERR = 1, 2
 _HEARTBEAT_SECONDS = 0.25
