@@ -35,7 +35,7 @@ from lepton_automl.runs.folder import RunFolder, configured, default_out, locate
 
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Classifier, Prediction
-    from lepton_automl.compress.loop import CompressionResult
+    from lepton_automl.compress.steps import CompressionResult
     from lepton_automl.cost.boards import BoardFit
     from lepton_automl.pipeline.bench_files import Comparison
     from lepton_automl.pipeline.data_report import DataReport

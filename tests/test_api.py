@@ -14,7 +14,7 @@ import lepton_automl as lp
 from lepton_automl import api
 from lepton_automl.cli.app import app
 from lepton_automl.cli.options import OUTPUT_PARAMETERS
-from lepton_automl.compress.loop import CompressionResult
+from lepton_automl.compress.steps import CompressionResult
 from lepton_automl.config import Limits, RunConfig
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.pipeline.export import Outcome

@@ -26,7 +26,7 @@ from lepton_automl.artifact.verdict import (
     Verdict,
 )
 from lepton_automl.cli.app import app
-from lepton_automl.compress.loop import StepRecord
+from lepton_automl.compress.steps import StepRecord
 from lepton_automl.core.machine import Machine
 from lepton_automl.pipeline.status import HostNow, RungNow, WorkerNow
 from lepton_automl.pipeline.sweep_table import SweepRow

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common import append_row, lepton, parser, print_table, read_rows
 from lepton_automl.compress.evaluation import int8_file
-from lepton_automl.compress.loop import CompressionResult
+from lepton_automl.compress.steps import CompressionResult
 from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.data.dataset import LabelledTensors, open_dataset
 from lepton_automl.metrics import balanced

@@ -471,10 +471,8 @@ def overall_status(
         return "broken"
     found = {limit.status for limit in limits}
     found |= set() if is_answered else {"undecided"}
-    for status in ("broken", "undecided"):
-        if status in found:
-            return "broken" if status == "broken" else "undecided"
-    return "holds"
+    worst_first: tuple[Status, ...] = ("broken", "undecided", "holds")
+    return next((status for status in worst_first if status in found), "holds")
 
 
 def _figures(body: dict[str, Any] | None) -> FileMetrics | None:

@@ -8,46 +8,37 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
-from lepton_automl.compress.acceptance import (
-    RISK,
-    Judgement,
-    can_accept,
-    judge_end,
-    pictures_text,
-    pruning_limit,
-)
-from lepton_automl.compress.context import (
-    MIN_GROUPS_TO_SPLIT,
-    MIN_PICTURES_TO_SPLIT,
-    CompressionContext,
-)
+from lepton_automl.compress.acceptance import Judgement, can_accept, judge_end
+from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.cross_fit import (
     FoldNets,
     load_fold_nets,
     save_fold_nets,
     with_references,
 )
+from lepton_automl.compress.decisions import KL, ONE_GROUP
 from lepton_automl.compress.evaluation import int8_file, validation_correct
 from lepton_automl.compress.pruning.prune import prune
 from lepton_automl.compress.pruning.savings import is_within
-from lepton_automl.compress.quantization.quantize import (
-    MethodResult,
-    QuantizationResult,
-    quantize_model,
-)
+from lepton_automl.compress.quantization.quantize import QuantizationResult, quantize_model
 from lepton_automl.compress.refit import refit
+from lepton_automl.compress.steps import (
+    CALIBRATION,
+    QUANTIZED,
+    REFIT,
+    CompressionResult,
+    StepRecord,
+    accepted_steps,
+    is_finished,
+    read_steps,
+    write_steps,
+)
 from lepton_automl.compress.temperature import Temperature, fit_temperature, with_temperature
-from lepton_automl.core import files, untrusted_files
-from lepton_automl.core.decisions import Certainty, Decision
+from lepton_automl.core import files
 from lepton_automl.core.events import Event
-from lepton_automl.core.field_types import check_types
 from lepton_automl.cost.latency import NetFile
-from lepton_automl.cost.latency_model import Basis
-from lepton_automl.errors import DataError
 from lepton_automl.metrics import balanced
 from lepton_automl.metrics.intervals import accuracy_interval
 from lepton_automl.models.model import Model
@@ -61,100 +52,6 @@ _MAX_CUTS, _MAX_CUTS_TO_LIMITS = 6, 16
 """Cuts tried at most; where pruning is to reach the cost limits."""
 _MENTIONED_POINTS = 0.1
 """Rounding to nearest is compared by accuracy in the record if it loses this much more."""
-_DECIDING_WEIGHT = 0.5
-"""Weight of the pictures in the expected drop from which they decide."""
-_ONE_GROUP = "all validation samples are of one group, which does not tell what another one loses"
-REFIT, QUANTIZED = "refit", "quantized"
-"""Names of steps: the float net trained on all samples, and the int8 net that ships."""
-STEPS_FILE = "steps.json"
-_KL = "KL divergence from float"
-CALIBRATION = "calibration.json"
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One step of a compression: its net, its cost and whether it was accepted."""
-
-    name: str
-    """`reference`, `pruned-1` and so on, `refit`, `quantized`."""
-    accuracy: float
-    """Share of validation pictures that are right, 0 to 1; of the int8 file once quantized. After a
-    training on all samples that of the int8 file before it, which had not seen these pictures."""
-    arch: str
-    """`hash` of its architecture; empty for a model made elsewhere."""
-    size_bytes: int
-    """Of the int8 file."""
-    macs: int
-    latency_ms: float | None
-    """Of the int8 file at batch 1; None where latencies are unknown."""
-    is_accepted: bool
-    why: str
-    latency_basis: Basis = "measured"
-    interval: tuple[float, float] | None = None
-    """95 % interval of the accuracy."""
-    drop: float | None = None
-    """Accuracy points below the float model on the same samples, as far as it was judged; of a net
-    of lepton a smoothed estimate (`metrics.paired.smoothed_drop`)."""
-    expected_drop: float | None = None
-    """`drop` together with what cuts to this size lost elsewhere (`compress.acceptance`), points;
-    None where it was not judged. Of nets of lepton only, as is what follows."""
-    drop_bound: float | None = None
-    """One-sided upper bound of the expected drop, corrected for the tries, points."""
-    drop_weight: float | None = None
-    """Weight of the pictures in the expected drop, 0 to 1."""
-    samples: int = 0
-    """Pictures that judged it; 0: it was not judged."""
-    folds: int = 1
-    """Folds that these are of; 1: the validation part alone."""
-    tries: int = 0
-    """Which judged net of this compression it is, from 1; 0: it was not judged."""
-    is_withdrawn: bool = False
-    """Whether it was accepted as a float net, but its int8 file was rejected at the end."""
-    is_short_of_time: bool = False
-    """Of `reference`: whether pruning ended because the time was used up; of `refit`: whether the
-    time was too short for it. A later call with more time goes on there (`compress`)."""
-    float_layers: int = 0
-    """Layers left in float; of a model made elsewhere."""
-
-
-@dataclass(frozen=True)
-class CompressionResult:
-    """The models before and after a compression, and the records of its steps."""
-
-    reference: Model
-    """The float model that was compressed."""
-    pruned_float: Model
-    """The float model that `int8` was quantized from, with the same temperature."""
-    int8: Model
-    steps: tuple[StepRecord, ...]
-    """In order, accepted or rejected."""
-    temperature: Temperature | None = None
-    """That of the probabilities of `pruned_float` and `int8`; None: none was fitted."""
-
-    @property
-    def is_refit(self) -> bool:
-        """Whether the net that ships was trained on the validation part too."""
-        return any(step.name == REFIT for step in _accepted(self.steps))
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read a finished compression.
-
-        Raises
-        ------
-        DataError
-            If it is not there or not finished.
-        """
-        steps = read_steps(folder)
-        if not _is_finished(steps):
-            raise DataError(
-                f"{folder} holds no finished compression",
-                fix="run `lepton compress` on this run first",
-            )
-        accepted = [step.name for step in _accepted(steps)]
-        reference, pruned, int8 = (Model.load(folder / accepted[n]) for n in (0, -2, -1))
-        fitted = Temperature.load(folder)
-        return cls(reference, with_temperature(pruned, fitted), int8, steps, fitted)
 
 
 def compress(model: Model, context: CompressionContext, folder: Path) -> CompressionResult:
@@ -184,19 +81,15 @@ def compress(model: Model, context: CompressionContext, folder: Path) -> Compres
         model.save(folder / "reference")
         record = _record("reference", model, context, why="all drops are relative to this net")
         _append(folder, steps, record)
-    if _is_finished(steps) and _can_go_on(steps, context):
+    if is_finished(steps) and _can_go_on(steps, context):
         _supersede_end(steps, context, folder)
-    if not (_is_finished(steps) or steps[-1].name == REFIT):
+    if not (is_finished(steps) or steps[-1].name == REFIT):
         if context.epochs and context.folds is not None:
             context = with_references(context, folder)
         _prune_steps(steps, context, folder)
-    while not _is_finished(steps):
+    while not is_finished(steps):
         _quantize_or_withdraw(steps, context, folder)
     return CompressionResult.load(folder)
-
-
-def _is_finished(steps: Sequence[StepRecord]) -> bool:
-    return bool(steps) and steps[-1].name == QUANTIZED and steps[-1].is_accepted
 
 
 def _has_time(context: CompressionContext) -> bool:
@@ -240,11 +133,11 @@ def _mark_pruned(steps: list[StepRecord], folder: Path, *, is_short_of_time: boo
 
 def _prune_steps(steps: list[StepRecord], context: CompressionContext, folder: Path) -> None:
     """Add a step for every cut that is tried, until one of the reasons to stop holds."""
-    name, is_short_of_time = _accepted(steps)[-1].name, False
+    name, is_short_of_time = accepted_steps(steps)[-1].name, False
     current = Model.load(folder / name)
     fold_nets: FoldNets = load_fold_nets(context, folder, name)
     if context.epochs and not fold_nets and not can_accept(context):
-        context.emit(Event("compress", f"no pruning: {_ONE_GROUP}"))
+        context.emit(Event("compress", f"no pruning: {ONE_GROUP}"))
         return
     while context.epochs and (share := _next_cut(steps, context)):
         if _reaches_limits(steps, current, context):
@@ -280,7 +173,7 @@ def _quantize_or_withdraw(
 
     Where it is kept and is to be trained on all samples, the result of that is quantized instead.
     """
-    accepted = _accepted(steps)
+    accepted = accepted_steps(steps)
     if accepted[-1].name == REFIT:
         _quantize_refit(steps, context, folder)
         return
@@ -310,7 +203,7 @@ def _refit_step(
     steps: list[StepRecord], judged: StepRecord, context: CompressionContext, folder: Path
 ) -> StepRecord:
     """Add the step of the training on all samples, with the figures of the int8 net before it."""
-    made = refit(Model.load(folder / _accepted(steps)[-1].name), context)
+    made = refit(Model.load(folder / accepted_steps(steps)[-1].name), context)
     if made.model is not None:
         made.model.save(folder / REFIT)
     is_accepted = made.model is not None
@@ -353,10 +246,6 @@ def _save_quantized(
     context.emit(_event(record))
 
 
-def _accepted(steps: Sequence[StepRecord]) -> list[StepRecord]:
-    return [step for step in steps if step.is_accepted]
-
-
 def _next_try(steps: Sequence[StepRecord]) -> int:
     """The number of the next net that is judged, from 1; withdrawn ones were judged twice."""
     judged = [step for step in steps if step.name != REFIT]  # That has the figures of another one.
@@ -387,7 +276,7 @@ def _comparison(result: QuantizationResult) -> str:
     """The method that was chosen, beside plain rounding to nearest."""
     nearest = result.results[0]
     text = (
-        f"{result.method}, {_KL} {result.kl_divergence:.2g} "
+        f"{result.method}, {KL} {result.kl_divergence:.2g} "
         f"({nearest.method}: {nearest.kl_divergence:.2g}"
     )
     loss = 0.0 if nearest.accuracy is None else 100 * (result.accuracy - nearest.accuracy)
@@ -404,84 +293,8 @@ def _next_cut(steps: list[StepRecord], context: CompressionContext) -> float:
     return share if len(cuts) < most and share >= _SMALLEST_CUT else 0.0
 
 
-def end_check_decision(context: CompressionContext) -> Decision | None:
-    """Which validation samples judge the end only; None where all of them judge every step."""
-    if context.last is None:
-        return None
-    kept, rest = len(context.last.data), len(context.acceptance.data)
-    return Decision(
-        name="validation of compression",
-        choice=f"{rest} validation samples accept or reject each step, {kept} others judge the end "
-        "only",
-        evidence=f"{kept + rest} validation samples are enough for that (from "
-        f"{MIN_PICTURES_TO_SPLIT} on, and {MIN_GROUPS_TO_SPLIT} groups where there are groups)",
-        certainty="inferred",
-        option="",
-        is_detail=True,
-    )
-
-
-def pruning_decision(steps: Sequence[StepRecord], context: CompressionContext) -> Decision:
-    """How far a finished compression has pruned, from what evidence, and why it stopped."""
-    cuts = [step for step in steps[1:] if step.name not in {REFIT, QUANTIZED}]
-    kept, last = [step for step in cuts if step.is_accepted], steps[-1]
-    judged = [step for step in steps if step.samples] or [steps[0]]
-    count, folds = judged[-1].samples or len(context.validation), judged[-1].folds
-    pictures = pictures_text(count, folds)
-    certainty: Certainty = "measured"
-    if kept and last.drop is not None:
-        sizes = f"{steps[0].size_bytes / 1000:.1f} to {kept[-1].size_bytes / 1000:.1f} kB"
-        choice = f"{len(kept)} of {len(cuts)} cuts kept, {sizes}"
-        change = f"loses {last.drop:.2f}" if last.drop >= 0 else f"gains {-last.drop:.2f}"
-        evidence = f"the int8 file {change} points on {pictures}, expected "
-        evidence += f"{last.expected_drop:.2f}, at most {last.drop_bound:.2f} "
-        evidence += f"(risk {RISK:g}, {last.tries} tries)"
-        if (last.drop_weight or 0.0) < _DECIDING_WEIGHT:
-            certainty = "assumed"
-            evidence += f"; these samples alone cannot tell {context.allowed_drop:g} points"
-    else:
-        choice = "no pruning"
-        evidence = f"{len(cuts)} cuts were rejected" if cuts else "no cut was tried"
-        if folds == 1 and not can_accept(context):
-            certainty, evidence = "assumed", _ONE_GROUP
-        limit = pruning_limit(context)
-        if any(step.tries and (step.expected_drop or 0.0) <= limit for step in cuts):
-            certainty = "assumed"
-            evidence += f": {pictures} cannot tell {context.allowed_drop:g} points"
-    if context.limits.max_drop is None and can_accept(context):
-        evidence += f"; without --max-drop a loss of {context.allowed_drop:g} points is allowed"
-    if steps[0].is_short_of_time:
-        evidence += "; the time was used up: a larger --budget goes on"
-    rejected = [step for step in cuts if not step.is_accepted]
-    if rejected:
-        evidence += f"; {rejected[-1].name} rejected: {rejected[-1].why}"
-    return Decision("pruning", choice, evidence, certainty, "--max-drop")
-
-
-def quantization_decision(folder: Path) -> Decision:
-    """Which method quantized the net of a finished compression, and what it was chosen from.
-
-    Raises
-    ------
-    DataError
-        If the record is damaged.
-    """
-    path = folder / CALIBRATION
-    fix = f"remove {folder} and compress again"
-    try:
-        body = untrusted_files.read_json(path, fix=fix, top=dict, finite=False)
-        made = [MethodResult(**each) for each in body["methods"]]
-        pictures = len(body["training_pictures"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} is damaged: {error}", fix=fix) from error
-    figures = ", ".join(f"{each.method} {each.kl_divergence:.2g}" for each in made)
-    evidence = f"{_KL} on {pictures} training samples: {figures}"
-    chosen = read_steps(folder)[-1].why.partition(_KL)[0].removesuffix(", ")
-    return Decision("quantization", chosen, evidence, "measured", "", is_detail=True)
-
-
 def _reaches_limits(steps: list[StepRecord], current: Model, context: CompressionContext) -> bool:
-    last = _accepted(steps)[-1]
+    last = accepted_steps(steps)[-1]
     return context.is_aim and is_within(
         context.limits, current.arch, last.size_bytes, last.latency_ms
     )
@@ -519,41 +332,3 @@ def _event(step: StepRecord) -> Event:
 def _append(folder: Path, steps: list[StepRecord], step: StepRecord) -> None:
     steps.append(step)
     write_steps(folder, steps)
-
-
-def write_steps(folder: Path, steps: Sequence[StepRecord]) -> None:
-    """Write the record that `read_steps` reads.
-
-    Raises
-    ------
-    MachineError
-        If the folder cannot be written.
-    """
-    files.write_json(folder / STEPS_FILE, [dataclasses.asdict(step) for step in steps])
-
-
-def read_steps(folder: Path) -> tuple[StepRecord, ...]:
-    """The steps recorded in `folder`; none where no compression began.
-
-    Raises
-    ------
-    DataError
-        If the record is damaged.
-    """
-    path = folder / STEPS_FILE
-    if not path.is_file():
-        return ()
-    fix = f"remove {folder} and compress again"
-    body = untrusted_files.read_json(path, fix=fix, top=list, finite=False)
-    try:
-        steps = tuple(StepRecord(**_fields(item)) for item in body)
-        for step in steps:
-            check_types(step)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is damaged: {error}", fix=fix) from error
-    return steps
-
-
-def _fields(item: dict[str, Any]) -> dict[str, Any]:
-    bounds = item.get("interval")
-    return item | {"interval": None if bounds is None else tuple(bounds)}

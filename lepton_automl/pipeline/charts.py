@@ -33,7 +33,7 @@ INK, FAINT, GRID, BLUE, ORANGE, GREEN = (
 HALO = ' paint-order="stroke" stroke="#ffffff" stroke-width="4"'
 """White outline that keeps text readable over lines."""
 _EDGE = 'stroke="#ffffff" stroke-width="1.3"'
-FRONT_FILE = "front.svg"
+_FRONT_CHART = "front.svg"
 STEPS = (
     *(0, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 92, 94, 95, 96, 97, 98, 98.5, 99, 99.5, 99.8),
     *(99.9, 99.95, 99.98),
@@ -41,7 +41,7 @@ STEPS = (
 """Possible ticks of the accuracy axis, per cent."""
 GAP = 24
 """Minimum distance of two ticks on the accuracy axis, pixels."""
-STEPS_FILE = "compression.svg"
+_STEPS_CHART = "compression.svg"
 LEAST_POINTS = 1.0
 """Minimum height of the plot area, accuracy points."""
 
@@ -308,7 +308,7 @@ def write_front(
         return None
     name = real_path(folder).name
     text = draw_front(trained, {row.number for row in front}, chosen, picked, name, measure)
-    return files.write(folder / FRONT_FILE, text)
+    return files.write(folder / _FRONT_CHART, text)
 
 
 def draw_front(
@@ -462,7 +462,7 @@ def write_steps(folder: Path, steps: Sequence[Tried]) -> Path:
     MachineError
         If the file cannot be written.
     """
-    return files.write(folder / STEPS_FILE, draw_steps(steps, real_path(folder).name))
+    return files.write(folder / _STEPS_CHART, draw_steps(steps, real_path(folder).name))
 
 
 def draw_steps(steps: Sequence[Tried], name: str) -> str:

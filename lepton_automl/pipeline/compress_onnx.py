@@ -27,7 +27,7 @@ from lepton_automl.compress.external.quantize import (
     Quantizer,
     quantize_external,
 )
-from lepton_automl.compress.loop import StepRecord, write_steps
+from lepton_automl.compress.steps import StepRecord, write_steps
 from lepton_automl.config import RunConfig
 from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.decisions import Decision

@@ -21,7 +21,7 @@ from lepton_automl.artifact.verify import (
     reference_predictions,
     verify_in_fresh_process,
 )
-from lepton_automl.compress.loop import CompressionResult
+from lepton_automl.compress.steps import CompressionResult
 from lepton_automl.config import RunConfig
 from lepton_automl.core import decisions
 from lepton_automl.core.decisions import Decision

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lepton_automl.artifact import manifest
-from lepton_automl.compress.loop import read_steps
+from lepton_automl.compress.steps import read_steps
 from lepton_automl.config import EVERY_OBJECTIVE, LIMITS, Goal, Limits, Prefer, RunConfig, would_fit
 from lepton_automl.core import files
 from lepton_automl.core.events import Emit, silent

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.compress.context import CompressionContext, MeasureLatency
-from lepton_automl.compress.loop import (
-    REFIT,
-    CompressionResult,
+from lepton_automl.compress.decisions import (
     end_check_decision,
     pruning_decision,
     quantization_decision,
 )
 from lepton_automl.compress.loop import compress as run_compression
+from lepton_automl.compress.steps import REFIT, CompressionResult
 from lepton_automl.config import MAIN_PROCESS_BYTES, fold_count
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import Decision

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lepton_automl.compress import acceptance, loop, recovery
+from lepton_automl.compress import acceptance, decisions, loop, recovery
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.cross_fit import drop_on_folds, fold_context, with_references
 from lepton_automl.compress.evaluation import int8_file
@@ -159,7 +159,7 @@ def test_a_compression_with_folds_killed_at_any_write_ends_alike(tmp_path, monke
     judged = [step for step in whole.steps if step.samples]
     assert {step.folds for step in judged} == {2}
     assert {step.samples for step in judged} == {VALIDATION + TRAIN // 3}
-    assert "samples of 2 folds" in loop.pruning_decision(whole.steps, context).evidence
+    assert "samples of 2 folds" in decisions.pruning_decision(whole.steps, context).evidence
 
     def call():
         return compress(model, context, tmp_path / "killed")

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from lepton_automl.compress import acceptance, loop
+from lepton_automl.compress import acceptance, decisions, loop, steps
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file, validation_accuracy
-from lepton_automl.compress.loop import CompressionResult, compress
+from lepton_automl.compress.loop import compress
 from lepton_automl.compress.pruning.prune import PruningAttempt
+from lepton_automl.compress.steps import CompressionResult
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
 from lepton_automl.data.dataset import LabelledTensors
@@ -54,7 +55,7 @@ def test_a_ladder_leaves_a_smaller_int8_model_and_the_table_of_its_steps(whole):
     assert [made.steps[0].name, made.steps[-1].name] == ["reference", "quantized"]
     assert made.steps[-1].size_bytes == len(int8_file(made.int8))
     assert made.steps[-1].accuracy == validation_accuracy(made.int8, context)
-    pictures = json.loads((folder / loop.CALIBRATION).read_text())["training_pictures"]
+    pictures = json.loads((folder / steps.CALIBRATION).read_text())["training_pictures"]
     assert pictures == sorted(set(pictures))
 
 
@@ -95,12 +96,12 @@ def test_a_finished_ladder_is_read_and_not_climbed_again(monkeypatch, whole):
 def test_an_unfinished_or_damaged_ladder_is_said_to_be_so(tmp_path):
     with pytest.raises(DataError, match="no finished compression"):
         CompressionResult.load(tmp_path)
-    (tmp_path / loop.STEPS_FILE).write_text("[{]")
+    (tmp_path / steps.STEPS_FILE).write_text("[{]")
     with pytest.raises(DataError, match="damaged"):
         CompressionResult.load(tmp_path)
     for key, value in (("drop", []), ("accuracy", "0.9"), ("tries", None), ("is_accepted", 1)):
         record = dataclasses.asdict(step("quantized", 0.1, 0.2, accepted=True, tries=1))
-        (tmp_path / loop.STEPS_FILE).write_text(json.dumps([record | {key: value}]))
+        (tmp_path / steps.STEPS_FILE).write_text(json.dumps([record | {key: value}]))
         with pytest.raises(DataError, match=rf"damaged: .*{key}"):
             CompressionResult.load(tmp_path)
 
@@ -123,7 +124,7 @@ def test_a_compression_that_had_no_time_to_prune_goes_on_where_there_is_some(tmp
     model, short = setup(seconds_left=lambda: 2.0, quantize_seconds=3.0)
     first = compress(model, short, tmp_path)
     assert first.steps[0].is_short_of_time
-    assert "larger --budget goes on" in loop.pruning_decision(first.steps, short).evidence
+    assert "larger --budget goes on" in decisions.pruning_decision(first.steps, short).evidence
     assert compress(model, short, tmp_path).steps == first.steps
 
     def interrupt(*given):
@@ -241,7 +242,7 @@ def test_where_cost_limits_are_the_aim_nothing_is_withdrawn(tmp_path, monkeypatc
 
 def step(name, drop, bound, *, accepted, tries, weight=0.8, size=8000):
     judged = {"drop": drop, "expected_drop": drop, "drop_bound": bound, "drop_weight": weight}
-    return loop.StepRecord(
+    return steps.StepRecord(
         name, 0.9, name, size, 1, None, accepted, f"why {name}", tries=tries, **judged
     )
 
@@ -249,10 +250,10 @@ def step(name, drop, bound, *, accepted, tries, weight=0.8, size=8000):
 def test_samples_that_judge_the_end_only_are_listed(monkeypatch):
     _, context = setup(limits=Limits())
     assert context.last is None
-    assert loop.end_check_decision(context) is None
+    assert decisions.end_check_decision(context) is None
     monkeypatch.setattr("lepton_automl.compress.context.MIN_PICTURES_TO_SPLIT", 90)
     _, context = setup(limits=Limits())
-    made = loop.end_check_decision(context)
+    made = decisions.end_check_decision(context)
     kept = len(context.last.data)
     assert kept + len(context.acceptance.data) == 96
     assert (
@@ -262,11 +263,11 @@ def test_samples_that_judge_the_end_only_are_listed(monkeypatch):
 
 def test_the_decision_names_what_was_kept_and_why_it_stopped():
     _, context = setup(limits=Limits())
-    start = loop.StepRecord("reference", 0.9, "a", 10_000, 1, None, True, "start")
+    start = steps.StepRecord("reference", 0.9, "a", 10_000, 1, None, True, "start")
     kept = step("pruned-1", 0.1, 0.6, accepted=True, tries=1)
     lost = step("pruned-2", 1.4, 2.0, accepted=False, tries=2)
     end = step("quantized", 0.2, 0.7, accepted=True, tries=3)
-    found = loop.pruning_decision([start, kept, lost, end], context)
+    found = decisions.pruning_decision([start, kept, lost, end], context)
     assert (found.name, found.certainty, found.option) == ("pruning", "measured", "--max-drop")
     assert found.choice == "1 of 2 cuts kept, 10.0 to 8.0 kB"
     assert "loses 0.20 points on 96 validation samples, expected 0.20, at most 0.70" in (
@@ -274,11 +275,11 @@ def test_the_decision_names_what_was_kept_and_why_it_stopped():
     )
     assert "why pruned-2" in found.evidence
     end = step("quantized", 0.2, 0.7, accepted=True, tries=3, weight=0.2)
-    assert loop.pruning_decision([start, kept, lost, end], context).certainty == "assumed"
+    assert decisions.pruning_decision([start, kept, lost, end], context).certainty == "assumed"
     end = step("quantized", None, None, accepted=True, tries=0)
-    assert loop.pruning_decision([start, lost, end], context).certainty == "measured"
+    assert decisions.pruning_decision([start, lost, end], context).certainty == "measured"
     unsure = step("pruned-1", 0.1, 1.6, accepted=False, tries=1)
-    found = loop.pruning_decision([start, unsure, end], context)
+    found = decisions.pruning_decision([start, unsure, end], context)
     assert (found.choice, found.certainty) == ("no pruning", "assumed")
     assert "cannot tell" in found.evidence
 
@@ -290,7 +291,7 @@ def test_data_of_one_group_are_not_pruned_and_it_is_said(tmp_path):
     made = compress(model, context, tmp_path)
     assert [step.name for step in made.steps] == ["reference", "quantized"]
     assert any("all validation samples are of one group" in event.message for event in told)
-    found = loop.pruning_decision(made.steps, context)
+    found = decisions.pruning_decision(made.steps, context)
     assert (found.choice, found.certainty) == ("no pruning", "assumed")
     assert "one group" in found.evidence
     aim = dataclasses.replace(context, is_aim=True, limits=Limits(max_size_bytes=2500))

@@ -9,8 +9,9 @@ import torch
 from lepton_automl.compress import loop, refit
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file
-from lepton_automl.compress.loop import CompressionResult, compress
+from lepton_automl.compress.loop import compress
 from lepton_automl.compress.quantization import quantize
+from lepton_automl.compress.steps import CompressionResult
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
 from lepton_automl.data.dataset import LabelledTensors

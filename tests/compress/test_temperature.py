@@ -11,7 +11,8 @@ import torch
 
 from lepton_automl.compress import temperature
 from lepton_automl.compress.evaluation import int8_file, int8_probabilities
-from lepton_automl.compress.loop import CompressionResult, compress
+from lepton_automl.compress.loop import compress
+from lepton_automl.compress.steps import CompressionResult
 from lepton_automl.compress.temperature import Temperature, fit_temperature, with_temperature
 from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.errors import DataError

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from lepton_automl.compress.loop import CompressionResult, StepRecord
+from lepton_automl.compress.steps import CompressionResult, StepRecord
 from lepton_automl.cost.cost import Cost
 from lepton_automl.pipeline.status import RungNow, Status, WorkerNow
 from lepton_automl.search.request import SearchResult, TrialRow

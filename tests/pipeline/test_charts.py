@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_automl.compress.loop import StepRecord
+from lepton_automl.compress.steps import StepRecord
 from lepton_automl.pipeline import charts
 from lepton_automl.pipeline.charts import draw_steps, write_steps
 from lepton_automl.search.request import TrialRow

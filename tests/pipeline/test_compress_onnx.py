@@ -17,7 +17,7 @@ from PIL import Image
 from lepton_automl import api
 from lepton_automl.artifact.predict import predict
 from lepton_automl.compress.external import quantize
-from lepton_automl.compress.loop import read_steps
+from lepton_automl.compress.steps import read_steps
 from lepton_automl.config import Limits, RunConfig
 from lepton_automl.core.events import Event
 from lepton_automl.cost.latency import last_reference_ms

@@ -16,7 +16,7 @@ from lepton_automl.errors import LeptonError
 
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Prediction
-    from lepton_automl.compress.loop import CompressionResult
+    from lepton_automl.compress.steps import CompressionResult
     from lepton_automl.pipeline.bench_files import Comparison
     from lepton_automl.pipeline.data_report import DataReport
     from lepton_automl.pipeline.export import Outcome

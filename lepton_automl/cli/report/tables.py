@@ -26,7 +26,7 @@ from lepton_automl.text import printable
 
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Prediction
-    from lepton_automl.compress.loop import CompressionResult
+    from lepton_automl.compress.steps import CompressionResult
     from lepton_automl.pipeline.front import Front
     from lepton_automl.pipeline.sweep_table import SweepResult
     from lepton_automl.search.request import SearchResult, TrialRow

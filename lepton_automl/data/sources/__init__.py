@@ -1,4 +1,4 @@
-"""Sources of labelled pictures, one a file: `npz.py` reads `.npz` files.
+"""Sources of labelled samples, one a file: `npz.py` reads `.npz` files.
 
 A source reads DATA of the command line into `Samples`. It opens no picture file (decode does) and
 splits nothing (split does); it keeps a given split.
