@@ -20,11 +20,6 @@ class Action:
     promote: int | None = None
     """Number of the trial to train to its next rung; None: propose a new trial."""
 
-    @property
-    def is_proposal(self) -> bool:
-        """Whether a new trial is proposed."""
-        return self.promote is None
-
 
 class Scheduler:
     """Chooses between promotions and a new trial.

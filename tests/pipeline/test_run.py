@@ -92,7 +92,7 @@ def test_another_definition_into_the_same_folder_is_refused(finished_run):
     config, _ = finished_run
     with pytest.raises(ConfigError, match="seed: 0 here, 1 asked for"):
         run.run(dataclasses.replace(config, seed=1))
-    with pytest.raises(ConfigError, match="max_macs"):
+    with pytest.raises(ConfigError, match="--max-macs: none here, 10 asked for"):
         run.run(dataclasses.replace(config, limits=Limits(max_macs=10)))
 
 

@@ -252,5 +252,5 @@ def test_with_another_sampler_promotion_comes_before_a_new_trial() -> None:
     assert promote.promote == 3
     propose = scheduler.next_action([], may_propose=True)
     assert propose is not None
-    assert propose.is_proposal
+    assert propose.promote is None
     assert scheduler.next_action([], may_propose=False) is None
