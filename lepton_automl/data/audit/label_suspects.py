@@ -7,7 +7,7 @@ groups, equal samples and near duplicates together, so that no answer rests on a
 
 Source: Northcutt, Jiang and Chuang 2021, Confident Learning: Estimating Uncertainty in Dataset
 Labels (JAIR 70, arXiv:1911.00068), section 3: thresholds are the mean self-confidence of each
-class, samples are ranked by self-confidence as a share of it ("Ranking of label suspects" in
+class, samples are ranked by self-confidence as a share of it ("Ranking of doubtful labels" in
 docs/decisions.md).
 """
 

@@ -16,7 +16,8 @@ AUGMENTATION = "augmentation"
 """Name of the decision."""
 _OVERFITTING_RATIO = 0.5
 """Where the error on training samples is below this share of the validation error, a longer
-training needs stronger augmentation (docs/decisions.md, "Stronger changes at the end")."""
+training needs stronger augmentation ("Stronger augmentation in final trainings" in
+docs/decisions.md)."""
 _OVERFITTING_SAMPLES = 2000
 """Training samples that this is measured on."""
 

@@ -37,7 +37,7 @@ _FOLDS_FIRST = 3
 _MIN_SCRATCH_FACTOR = 2
 """With a budget, a training from scratch has at least this many times the epochs of the last rung
 or of the recipe, whichever is less: a shorter one is worse than continuing from the rung for the
-same time (docs/decisions.md, "Final trainings from nothing")."""
+same time (docs/decisions.md, "Final trainings from scratch")."""
 _SATURATED_ERROR = 0.02
 """Where the best net errs less after one short rung, a larger one has little to gain, and costs
 count as they do after long trainings."""
