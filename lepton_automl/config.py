@@ -310,7 +310,7 @@ class RunConfig:
     can read that."""
     fresh: bool = False
     store: str | None = None
-    """URL or folder to which the run is copied, and from which it goes on on another machine."""
+    """URL or folder to which the run is copied, and from which another machine continues it."""
     take_over: bool = False
     """Whether a run in the store is taken from the command that works on it."""
     formats: tuple[str, ...] | None = None

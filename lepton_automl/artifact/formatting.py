@@ -261,12 +261,12 @@ def board_text(found: BoardFit) -> str:
 
 def probability_texts(verdict: Verdict) -> list[str]:
     """What is known of the probabilities of the file that ships: a sentence each."""
-    told = []
+    texts = []
     if verdict.calibration is not None:
-        told.append(_calibration_text(verdict.calibration))
+        texts.append(_calibration_text(verdict.calibration))
     if verdict.rejection is not None:
-        told.append(_rejection_text(verdict.rejection))
-    return told
+        texts.append(_rejection_text(verdict.rejection))
+    return texts
 
 
 def _calibration_text(found: CalibrationFigures) -> str:

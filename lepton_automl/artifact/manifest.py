@@ -186,7 +186,7 @@ def canonical(fields: Mapping[str, Any]) -> str:
     """The text of a manifest: sorted keys, ASCII, and a digest over all other fields.
 
     `sha256` is that of the other fields as JSON with sorted keys and without spaces. It shows
-    accidents, as the digests of the files do; whoever changes a field on purpose makes it again.
+    accidents, as the digests of the files do; an attacker who changes a field computes it again.
     """
     others = {name: value for name, value in fields.items() if name != "sha256"}
     plain = json.dumps(others, sort_keys=True, separators=(",", ":"))

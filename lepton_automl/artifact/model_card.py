@@ -142,8 +142,8 @@ def card(verdict: Verdict, about: Provenance) -> str:
     """
     sections = [_head(verdict, about), _answer(verdict), _figures(verdict), _drops(verdict)]
     sections.append(_formats(verdict, about))
-    if told := formatting.probability_texts(verdict):
-        sections.append(_lines([*_items(told), Markdown()]))
+    if texts := formatting.probability_texts(verdict):
+        sections.append(_lines([*_items(texts), Markdown()]))
     more = [_made(about), _decisions(verdict, about), _how(verdict), _use(verdict, about), FILES]
     return _lines([*filter(None, sections), *more])
 

@@ -66,7 +66,7 @@ class Judgement:
 
     @property
     def is_undecided(self) -> bool:
-        """Whether it is rejected for want of pictures only."""
+        """Whether it is rejected for lack of pictures only."""
         return not self.is_accepted and self.expected <= self.limit + 1e-9
 
     def __str__(self) -> str:

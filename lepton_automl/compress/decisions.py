@@ -70,7 +70,7 @@ def pruning_decision(steps: Sequence[StepRecord], context: CompressionContext) -
     if context.limits.max_drop is None and can_accept(context):
         evidence += f"; without --max-drop a loss of {context.allowed_drop:g} points is allowed"
     if steps[0].is_short_of_time:
-        evidence += "; the time was used up: a larger --budget goes on"
+        evidence += "; the time was used up: a larger --budget continues it"
     rejected = [step for step in cuts if not step.is_accepted]
     if rejected:
         evidence += f"; {rejected[-1].name} rejected: {rejected[-1].why}"

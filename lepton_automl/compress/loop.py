@@ -59,7 +59,7 @@ def compress(model: Model, context: CompressionContext, folder: Path) -> Compres
 
     Every step is written to `folder` before the next one begins, and a recorded step is read
     instead of repeated, so an interrupted compression continues where it stopped. A finished one
-    is continued where pruning or the training on all samples had ended for want of time, and there
+    is continued where pruning or the training on all samples had ended for lack of time, and there
     is time now: its int8 net and that training are superseded, and the cuts go on.
 
     Parameters
@@ -113,14 +113,14 @@ def _last_end(steps: Sequence[StepRecord]) -> list[StepRecord]:
 def _supersede_end(steps: list[StepRecord], context: CompressionContext, folder: Path) -> None:
     """Mark the end of a finished compression as superseded; its judgement counts as a try."""
     end = _last_end(steps)
-    why = "superseded: the compression goes on with more time"
+    why = "superseded: the compression was continued with more time"
     steps[-len(end) :] = [
         dataclasses.replace(step, is_accepted=False, is_short_of_time=False, why=why)
         for step in end
     ]
     write_steps(folder, steps)
     context.emit(
-        Event("compress", "the earlier compression had ended for want of time: it goes on")
+        Event("compress", "the earlier compression had ended for lack of time and is continued")
     )
 
 

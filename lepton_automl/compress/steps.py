@@ -62,7 +62,7 @@ class StepRecord:
     """Whether it was accepted as a float net, but its int8 file was rejected at the end."""
     is_short_of_time: bool = False
     """Of `reference`: whether pruning ended because the time was used up; of `refit`: whether the
-    time was too short for it. A later call with more time goes on there (`compress`)."""
+    time was too short for it. A later call with more time continues there (`compress`)."""
     float_layers: int = 0
     """Layers left in float; of a model made elsewhere."""
 

@@ -167,8 +167,8 @@ def _matched(
         layers = dict.fromkeys(names.layer_of[n] for n in numbers if n in names.layer_of)
         count = Counter(nodes[n].op_type for n in numbers)
         count.update({"DequantizeLinear": extra.get(kernel, 0)})
-        told = tuple(_counted(kind, number) for kind, number in count.items() if number)
-        found.append((tuple(layers), told))
+        replaced = tuple(_counted(kind, number) for kind, number in count.items() if number)
+        found.append((tuple(layers), replaced))
     return found, len(nodes) - len(live) - sum(extra.values())
 
 

@@ -770,7 +770,7 @@ def _quantized(
         quantization, decision = quantization_of(training)
         for channel in constant_channels(training):
             text = f"channel {channel} (of 0 to {training.shape[2] - 1}) has the same value "
-            emit(Event("data", f"{text}throughout the training part: it tells nothing"))
+            emit(Event("data", f"{text}throughout the training part: it has no information"))
         kind, made = input_type_of(samples.signals, samples.value_type, input_type)
         quantization = dataclasses.replace(quantization, dtype=kind)
         decisions = (decision,)

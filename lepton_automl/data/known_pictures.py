@@ -162,7 +162,7 @@ class KnownPictures:
         line = json.dumps({"format": _FORMAT, **header}, separators=(",", ":")).encode() + b"\n"
         digest = hashlib.sha256(line)
         digest.update(content)
-        with contextlib.suppress(OSError):  # Thumbnails are for nobody else.
+        with contextlib.suppress(OSError):  # Thumbnails are private.
             cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             files.write_chunks(path, [digest.hexdigest().encode() + b"\n", line, content])

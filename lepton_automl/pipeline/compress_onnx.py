@@ -102,7 +102,7 @@ def compress_model(
     resources = resolve(config)
     if resources.target.weight_scales == "layer":
         raise ConfigError(
-            f"--target {resources.target.name} wants one scale a layer, and models made elsewhere "
+            f"--target {resources.target.name} needs one scale a layer, and models made elsewhere "
             "get one a channel",
             fix="take another target, such as --target arm64",
         )

@@ -410,7 +410,7 @@ def _definition_of(folder: Path, data: str | None) -> Definition | None:
     """The definition of the run whose data are read; None where other data are given.
 
     Code that a run folder names is run only where the command names it too: the folder may be
-    somebody else's.
+    another user's.
     """
     try:
         definition = locate(folder).definition()

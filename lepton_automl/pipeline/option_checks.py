@@ -79,7 +79,9 @@ def resolve(config: RunConfig) -> Resources:
         table = untrusted_files.read_bytes(config.latency_from, JSON, fix="give a latency table")
     space = None if config.space is None else loader.load(config.space)
     if config.hosts is not None:
-        read_hosts(config.hosts)  # The search reads it again and again; a wrong one is told now.
+        read_hosts(
+            config.hosts
+        )  # The search reads it again and again; a wrong one is an error now.
     board = None if config.board is None else boards.load(config.board)
     return Resources(target, model, table, device, space, board)
 

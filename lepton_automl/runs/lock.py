@@ -1,4 +1,4 @@
-"""The lock of a run folder: whoever changes a run folder holds it first.
+"""The lock of a run folder: a command that changes one holds its lock first.
 
 It is a lock of the operating system (flock) on the file `ledger.lock`, which ends with the process
 that holds it, however that ends.

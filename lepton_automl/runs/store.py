@@ -133,7 +133,7 @@ class Manifest:
         ConfigError
             If it is damaged, or of another version.
         """
-        fix = "give another --store; the run folder on its last machine goes on without it"
+        fix = "give another --store; on its last machine the run folder continues without it"
         document = untrusted_files.parse_json(content, place, fix=fix, top=dict, error=ConfigError)
         try:
             known = document.pop("sha256", None)

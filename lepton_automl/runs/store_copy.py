@@ -233,7 +233,7 @@ class StoreCopy:
             reason = f"{type(self._bug).__name__}: {first_line(self._bug)}"
             what = f"the copy in {self._store.place} has ended by an error: {reason}"
         if what and not self._reported:
-            text = f"warning: {what}; the run goes on, and what is missing there is copied later"
+            text = f"warning: {what}; the run continues, and what is missing there is copied later"
             self._emit(Event("store", text))
         elif self._reported and not what:
             self._emit(Event("store", f"{self._store.place} answers again"))

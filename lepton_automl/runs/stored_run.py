@@ -461,7 +461,7 @@ def _checked_path(path: str) -> str:
     if is_odd or not is_known or "\\" in path:
         raise ConfigError(
             f"the store names the file {path!r}, which is no file of a run",
-            fix="give another --store; somebody has changed this one",
+            fix="give another --store; another program has changed this one",
         )
     return path
 

@@ -82,7 +82,7 @@ class ObserverThread:
         self._report_failure()
 
     def _work(self) -> None:
-        reason = "stopped because of a bug"  # Its traceback is shown; the search goes on.
+        reason = "stopped because of a bug"  # Its traceback is shown; the search continues.
         try:
             while (happened := self._waiting.get()) is not None:
                 self._observer.observe(*happened)
@@ -97,7 +97,7 @@ class ObserverThread:
         if self._failure and not self._is_reported:
             self._is_reported = True
             message = (
-                f"warning: {self._observer.name} {self._failure}; the search goes on without it, "
+                f"warning: {self._observer.name} {self._failure}; the search continues without it, "
                 "and the same command again completes it"
             )
             self._emit(Event("search", message))

@@ -124,7 +124,7 @@ def test_a_compression_that_had_no_time_to_prune_goes_on_where_there_is_some(tmp
     model, short = setup(seconds_left=lambda: 2.0, quantize_seconds=3.0)
     first = compress(model, short, tmp_path)
     assert first.steps[0].is_short_of_time
-    assert "larger --budget goes on" in decisions.pruning_decision(first.steps, short).evidence
+    assert "larger --budget continues it" in decisions.pruning_decision(first.steps, short).evidence
     assert compress(model, short, tmp_path).steps == first.steps
 
     def interrupt(*given):

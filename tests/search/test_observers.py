@@ -150,7 +150,7 @@ def test_a_failure_costs_one_warning_and_nothing_else(ledger: Ledger) -> None:
     assert bad.seen == ["0", "1"]
     assert good.seen == ["0", "1", "2", "3"]
     (event,) = told
-    assert event.message.startswith("warning: a friend failed: disk gone; the search goes on")
+    assert event.message.startswith("warning: a friend failed: disk gone; the search continues")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -78,11 +78,11 @@ def _kernels(found: Inspection) -> Table:
     table = _table("kernel", "replaces", "count", "time", "share")
     groups: dict[tuple[str, str], list[float]] = {}
     for kernel in found.kernels.kernels:
-        told = ", ".join(kernel.replaces) or "nothing: ONNX Runtime added it to change a layout"
-        groups.setdefault((kernel.kind, told), []).append(kernel.microseconds)
-    for (kind, told), times in sorted(groups.items(), key=lambda item: -sum(item[1])):
+        replaced = ", ".join(kernel.replaces) or "nothing: ONNX Runtime added it to change a layout"
+        groups.setdefault((kernel.kind, replaced), []).append(kernel.microseconds)
+    for (kind, replaced), times in sorted(groups.items(), key=lambda item: -sum(item[1])):
         share = sum(times) / found.kernels.call_microseconds
-        table.add_row(kind, told, str(len(times)), _time(sum(times)), f"{share:.0%}")
+        table.add_row(kind, replaced, str(len(times)), _time(sum(times)), f"{share:.0%}")
     return table
 
 

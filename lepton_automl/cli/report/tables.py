@@ -60,8 +60,8 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     if other := formatting.other_text(verdict):
         parts.append(Text(other, "green"))
     parts.append(Text(f"measured on {verdict.machine}", "dim"))
-    if told := formatting.target_latency_note(verdict):
-        parts.append(Text(told, "yellow"))
+    if note := formatting.target_latency_note(verdict):
+        parts.append(Text(note, "yellow"))
     words = "no limit was stated" if _is_unjudged(verdict) else formatting.answer_text(verdict)
     words = words.rstrip(".") + formatting.warned_text(verdict)
     head = Text.assemble("verdict: ", (verdict.status, f"bold {_COLOURS[verdict.status]}"))
@@ -246,8 +246,8 @@ def _formats(verdict: Verdict) -> list[RenderableType]:
     table = _table("further formats, compared with model.int8.onnx on the test set", *columns)
     for row in rows:
         table.add_row(*(row[n] for n in places))
-    told = [Text(f"{each.name}: {text}") for each in verdict.formats for text in each.differences]
-    return [table, *told]
+    lines = [Text(f"{each.name}: {text}") for each in verdict.formats for text in each.differences]
+    return [table, *lines]
 
 
 def _limits(verdict: Verdict) -> Table:

@@ -208,9 +208,9 @@ def _label_carriers(dataset: Dataset) -> Iterator[Finding]:
         )
         yield Finding(
             "property carries the label",
-            f"{name} tells the class of {len(part)} train pictures with a balanced accuracy of "
-            f"{100 * accuracy:.1f} %, by guessing {100 / classes:.1f} % (chi-squared test, "
-            f"p = {chance:.1g}); {shown}",
+            f"the class of {len(part)} train pictures follows from {name} alone with a balanced "
+            f"accuracy of {100 * accuracy:.1f} %, by guessing {100 / classes:.1f} % (chi-squared "
+            f"test, p = {chance:.1g}); {shown}",
             "take or crop pictures of every class alike; a net may learn this property instead of "
             "what the pictures show",
             len(part),

@@ -101,7 +101,7 @@ def main() -> None:
         for line in sys.stdin:
             status.start_task()
             status.write(respond(line, status))
-    except BrokenPipeError:  # The coordinator has ended, and nobody reads the rest.
+    except BrokenPipeError:  # The coordinator has ended: no process reads the rest.
         os._exit(1)
 
 
