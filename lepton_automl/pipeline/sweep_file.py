@@ -164,13 +164,16 @@ def read_sweep(path: Path) -> Sweep:
     file = SpaceFile(str(path), text, ConfigError)
     file.check_names((), file.document, ("doc", "run", "row"), "section of a sweep")
     places: list[Keys] = [("row", number) for number in range(file.count("row"))]
-    base = _choices(file, ("run",))
-    tables = [base | _choices(file, place) for place in places] or [base]
-    for place, table in zip(places or [("run",)], tables, strict=True):
+    base, tables, count = _choices(file, ("run",)), [], 0
+    for place in places or [("run",)]:
+        table = base | _choices(file, place) if places else base
         if "data" not in table:
             raise file.error(place, "no data are stated", 'write data = "digits", or your data')
-    if sum(_count(table) for table in tables) > _MAX_CELLS:
-        raise file.error((), f"it has more than {_MAX_CELLS} cells", "split it into several sweeps")
+        count += _count(table)
+        if count > _MAX_CELLS:
+            what = f"it has more than {_MAX_CELLS} cells"
+            raise file.error((), what, "split it into several sweeps")
+        tables.append(table)
     options = [made for table in tables for made in _product(table)]
     _check_different(file, options)
     names = list(dict.fromkeys(name for made in options for name in made))
@@ -226,7 +229,7 @@ def _choices(file: SpaceFile, keys: Keys) -> dict[str, tuple[Scalar, ...]]:
     for name, value in table.items():
         place = (*keys, name)
         values = file.parameter(place, value).values
-        for each in values:
+        for each in {type(value): value for value in reversed(values)}.values():
             if (wanted := _wanted(name, each)) is not None:
                 raise file.error(place, f"{name} = {each!r}, the rule is {wanted}", "correct it")
         found[name] = values

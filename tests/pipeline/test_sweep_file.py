@@ -101,6 +101,27 @@ def test_a_table_that_is_none_is_refused(tmp_path, text, message):
         read(tmp_path, text)
 
 
+def test_rows_behind_the_most_cells_are_not_read(tmp_path, monkeypatch):
+    """A row of 30 bytes may stand for thousands of cells, a file for thousands of such rows."""
+    counts = {"rows": 0, "values": 0}
+    choices, wanted = sweep_file._choices, sweep_file._wanted
+
+    def counted(name, function):
+        def count(*given):
+            counts[name] += 1
+            return function(*given)
+
+        return count
+
+    monkeypatch.setattr(sweep_file, "_choices", counted("rows", choices))
+    monkeypatch.setattr(sweep_file, "_wanted", counted("values", wanted))
+    row = "[[row]]\nseed = { low = 0, high = 3999 }\n"
+    with pytest.raises(ConfigError, match="more than 10000 cells"):
+        read(tmp_path, '[run]\ndata = "a"\n' + 100 * row)
+    assert counts["rows"] <= 4  # The table of all, and three rows.
+    assert counts["values"] <= 4  # All values of a range are of one type.
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
