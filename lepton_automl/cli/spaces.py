@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _SAMPLES = 60
 """Random architectures from which the range of MACs and bytes is taken."""
+_MOST_WEIGHTS = 1 << 27
+"""Weights of all of them together, after which no further one is drawn."""
 _CLASSES = 10
 
 Name = Annotated[
@@ -55,8 +57,13 @@ def explained(name: str) -> dict[str, Any]:
 
     space = loader.load(name)
     limit = load().weight_limit
-    drawn = [space.example_arch(draw.RandomTrial(seed)) for seed in range(_SAMPLES)]
-    costs = [cost.static_cost(arch, limit) for arch in drawn]
+    costs, weights = [], 0
+    for seed in range(_SAMPLES):
+        arch = space.example_arch(draw.RandomTrial(seed))
+        costs.append(cost.static_cost(arch, limit))
+        weights += arch.weights
+        if weights > _MOST_WEIGHTS:
+            break
     candidates = []
     for label, given in zip(space.candidate_names, space.candidates, strict=True):
         one = cost.static_cost(space.example_arch(draw.RandomTrial(0, given)), limit)
@@ -64,7 +71,7 @@ def explained(name: str) -> dict[str, Any]:
         candidates.append(row)
     return {
         **_summary(space),
-        "example": {"input": list(space.example), "classes": _CLASSES, "samples": _SAMPLES},
+        "example": {"input": list(space.example), "classes": _CLASSES, "samples": len(costs)},
         "macs": _spread([one.macs for one in costs]),
         "size_bytes": _spread([one.size_bytes for one in costs]),
         "choices": {path: list(parameter.values) for path, parameter in space.parameters().items()},

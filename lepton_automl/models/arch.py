@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Self
@@ -78,6 +79,11 @@ class Arch:
             builder.begin_layer(index, layer)
             value = layer.lower(builder, value)
         return builder.finish(value)
+
+    @property
+    def weights(self) -> int:
+        """Number of weights of all layers."""
+        return sum(math.prod(op.weight_shape) for op in self.graph.weighted_ops)
 
     def builder(self) -> Builder:
         """A builder without operations for the input."""

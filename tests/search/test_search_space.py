@@ -4,12 +4,14 @@ import optuna
 import pytest
 
 from lepton_automl.cost import targets
+from lepton_automl.errors import ArchError
 from lepton_automl.models.arch import Arch, chain
 from lepton_automl.models.layers.conv import Conv
 from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.max_pool import MaxPool
 from lepton_automl.models.layers.stem import Stem
-from lepton_automl.search.space import draw, loader
+from lepton_automl.models.network import build_network
+from lepton_automl.search.space import draw, loader, search_space
 from lepton_automl.search.space.parameters import Choice
 from lepton_automl.search.space.search_space import fit_to_input, input_size
 from lepton_automl.training.recipe import Recipe
@@ -220,3 +222,14 @@ def test_the_largest_listed_size_bounds_native():
     assert input_size(16, parameter, (128, 64)) == (16, 8)
     assert input_size("native", parameter, (31, 5)) == (31, 5)
     assert input_size("native", parameter, None) == (32, 32)
+
+
+def test_a_net_of_more_weights_than_can_be_trained_is_refused(tmp_path, monkeypatch):
+    found = written(tmp_path, STAGES)
+    arch = arch_of(found, draw.RandomTrial(0))
+    weights = sum(p.numel() for p in build_network(arch).parameters() if p.ndim > 1)
+    monkeypatch.setattr(search_space, "MOST_WEIGHTS", weights)
+    assert arch_of(found, draw.RandomTrial(0)) == arch
+    monkeypatch.setattr(search_space, "MOST_WEIGHTS", weights - 1)
+    with pytest.raises(ArchError, match=f"{weights:,} weights"):
+        arch_of(found, draw.RandomTrial(0))

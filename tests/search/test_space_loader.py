@@ -5,7 +5,7 @@ import math
 import pytest
 
 from lepton_automl.errors import SpaceError
-from lepton_automl.search.space import loader
+from lepton_automl.search.space import loader, tables
 
 GOOD = """\
 doc = "a test space"
@@ -90,6 +90,23 @@ def test_a_mistake_is_reported_with_its_line_and_fix(case, tmp_path):
     assert "mine.toml" in message
     for word in words:
         assert word in message
+
+
+STAGE = '[[stage]]\nlayer = "conv"\nout = { low = 1, high = 4000 }\n'
+
+
+def test_values_and_stages_of_a_file_are_bounded_whatever_a_line_stands_for(tmp_path, monkeypatch):
+    few = GOOD.replace("[head]", f"{2 * STAGE}[head]")
+    assert load(tmp_path, few).parameters()["stage2.out"].values[-1] == 4000
+    checked = []
+    check = tables._check_value
+    monkeypatch.setattr(tables, "_check_value", lambda *a: checked.append(a) or check(*a))
+    with pytest.raises(SpaceError, match="more than 50,000 values together"):
+        load(tmp_path, GOOD.replace("[head]", f"{40 * STAGE}[head]"))
+    assert len(checked) < 60_000
+    stages = 300 * '[[stage]]\nlayer = "conv"\nout = 8\n'
+    with pytest.raises(SpaceError, match="301 stages, at most 256"):
+        load(tmp_path, GOOD.replace("[head]", f"{stages}[head]"))
 
 
 def test_the_choices_of_a_file_are_its_parameters(tmp_path):

@@ -19,6 +19,7 @@ from lepton_automl.search.space.search_space import Few, SearchSpace
 from lepton_automl.search.space.tables import check_all, layer_table, train_table
 
 _SECTIONS = ("doc", "input", "all", "stem", "stage", "head", "train", "few", "candidate")
+_MOST_STAGES = 256
 _NATIVE = "native"
 """The resolution of the data."""
 _AUDIO, _RATE = "audio", 16_000
@@ -62,6 +63,9 @@ def _read(file: SpaceFile, name: str) -> SearchSpace:
     file.check_names(("input",), inputs, ["resolution", "example", "kind"], "field of [input]")
     example = _example(file, inputs.get("example", [32, 32, 3]))
     stages = range(file.count("stage"))
+    if len(stages) > _MOST_STAGES:
+        what = f"it has {len(stages)} stages, at most {_MOST_STAGES} are read"
+        raise file.error((), what, "repeat layers with depth, up to 50 a stage")
     space = SearchSpace(
         name=name,
         doc=str(file.document.get("doc", "")),

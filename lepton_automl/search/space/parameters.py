@@ -10,6 +10,8 @@ from typing import Any, TypeAlias, TypeGuard
 from lepton_automl.core import plugins, untrusted_files
 from lepton_automl.errors import ConfigError, SpaceError
 
+_MOST_VALUES = 50_000
+"""Of all choices and ranges of a file together."""
 Scalar: TypeAlias = int | float | str | bool
 Keys: TypeAlias = tuple[str | int, ...]
 """Path of a value, such as ("stage", 1, "mbconv", "expand")."""
@@ -34,10 +36,14 @@ class Range:
     step: int | float
 
     @property
+    def count(self) -> int:
+        """How many values there are."""
+        return round((self.high - self.low) / self.step) + 1
+
+    @property
     def values(self) -> tuple[Scalar, ...]:
         """All values, ascending."""
-        count = round((self.high - self.low) / self.step) + 1
-        return tuple(self.low + number * self.step for number in range(count))
+        return tuple(self.low + number * self.step for number in range(self.count))
 
     def __str__(self) -> str:
         return f"{self.low} to {self.high} by {self.step}"
@@ -66,6 +72,7 @@ class SpaceFile:
 
     def __init__(self, label: str, text: str, error_type: type[ConfigError] = SpaceError) -> None:
         self.label, self.text, self._error_type = label, text, error_type
+        self._values = 0
         self.document = untrusted_files.parse_toml(
             text, label, fix="correct the TOML on that line", error=error_type
         )
@@ -111,7 +118,9 @@ class SpaceFile:
     def parameter(self, keys: Keys, value: Any) -> Parameter:
         """Convert a scalar, a list or `{ low, high, step }` to a parameter."""
         if isinstance(value, dict):
-            return self._range(keys, value)
+            made = self._range(keys, value)
+            self._count(keys, made.count)
+            return made
         values = tuple(value) if isinstance(value, list) else (value,)
         if not values or not all(isinstance(item, int | float | str) for item in values):
             raise self.error(
@@ -121,7 +130,16 @@ class SpaceFile:
             )
         if len(set(values)) < len(values):
             raise self.error(keys, f"{keys[-1]} = {value!r} repeats a value", "give each one once")
+        if len(values) > 1:
+            self._count(keys, len(values))
         return Choice(values)
+
+    def _count(self, keys: Keys, values: int) -> None:
+        """Count values of choices and ranges: each is checked, and a line may stand for 10,000."""
+        self._values += values
+        if self._values > _MOST_VALUES:
+            what = f"choices and ranges have more than {_MOST_VALUES:,} values together"
+            raise self.error(keys, what, "give larger steps, or fewer of them")
 
     def _range(self, keys: Keys, value: dict[str, Any]) -> Range:
         self.check_names(keys, value, ["low", "high", "step"], "part of a range")

@@ -9,6 +9,7 @@ from typing import Literal
 
 from lepton_automl.cost import targets
 from lepton_automl.cost.targets import Target
+from lepton_automl.errors import ArchError
 from lepton_automl.models.arch import Arch, chain
 from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.layers import Layer
@@ -23,6 +24,9 @@ from lepton_automl.search.space.parameters import Choice, Parameter, Scalar
 from lepton_automl.search.space.tables import Table
 from lepton_automl.training.recipe import Recipe
 
+MOST_WEIGHTS = 1 << 27
+"""Of a net. As float32 they take half of the largest file of weights that is read (`WEIGHTS` in
+`core.untrusted_files`), and its cost is known within a second."""
 _MIN_MAP_SIDE = 4
 """Strides do not reduce feature maps below this many rows or columns."""
 _DEFAULT_SIDE = 64
@@ -192,7 +196,7 @@ class SearchSpace:
         Raises
         ------
         ArchError
-            If the layers do not fit together.
+            If the layers do not fit together, or have more than `MOST_WEIGHTS` weights.
         """
         height, width = self._size(trial, size)
         shape = (width, channels) if self.kind == "signals" else (height, width, channels)
@@ -201,8 +205,14 @@ class SearchSpace:
             layers += suggest_layers(table, trial, target)
         optimizer, settings = suggest_fields(self.train, trial, target)
         recipe = Recipe(optimizer=optimizer, **settings)
-        arch = chain(shape, fit_to_input(shape, layers), classes)
-        return replace(arch, front_end=self.front_end), recipe
+        arch = replace(chain(shape, fit_to_input(shape, layers), classes), front_end=self.front_end)
+        if arch.weights > MOST_WEIGHTS:
+            raise ArchError(
+                f"a net of the space {self.name} has {arch.weights:,} weights, at most "
+                f"{MOST_WEIGHTS:,} are trained",
+                fix="give fewer or narrower layers",
+            )
+        return arch, recipe
 
     def example_arch(self, trial: SpaceTrial) -> Arch:
         """Sample an architecture for the example input and ten classes.
