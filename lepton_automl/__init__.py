@@ -1,5 +1,6 @@
 """Lepton: labelled data in, the smallest accurate int8 CNN out.
 
+Start reading at `pipeline/run.py`; the packages are described in docs/architecture.md.
 `data`, `search`, `compress`, `export`, `sweep` and `front` are in `lepton_automl.api`.
 """
 
