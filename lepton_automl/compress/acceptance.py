@@ -32,8 +32,6 @@ PRUNING_SHARE = 0.8
 _WIDER = 2.0
 """Without a stated limit, drops up to this multiple of the default limit must be ruled out: half a
 point cannot be on parts of usual size."""
-
-
 _PRIOR_SLOPE = 0.25
 """Points that a net of half the bytes is expected to lose; in proportion to 1 / share - 1."""
 _PRIOR_SPREAD, _PRIOR_SPREAD_OF_GROUPS = 0.4, 0.8

@@ -208,10 +208,7 @@ def _check_effect(data: str, options: ReadOptions, uses: Sequence[frozenset[str]
 
 def _read(data: str, source: type[Source], options: ReadOptions) -> RawSamples | Samples:
     used = {name: value for name, value in options.items() if name in source.uses}
-    return _filled(data, source(**used).read_raw(data))
-
-
-def _filled(data: str, samples: RawSamples | Samples) -> RawSamples | Samples:
+    samples = source(**used).read_raw(data)
     if isinstance(samples, Samples) and not len(samples):
         raise DataError(f"{data} holds no pictures", fix="give labelled pictures")
     return samples

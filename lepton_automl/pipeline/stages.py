@@ -45,11 +45,10 @@ REFIT_SAMPLES = 20_000
 """Training and validation samples together below which the net that ships is trained on both parts
 ("Training on all samples" in docs/decisions.md); with few groups also where there are more."""
 
+_START_AGAIN = "start again with --fresh, which moves the old folder aside"
+
 StageSeconds = Callable[[float, int], Mapping[str, float]]
 """Seconds by stage, given the seconds of an epoch and the epochs of a complete training."""
-
-
-_ANEW = "start again with --fresh, which moves the old folder aside"
 
 
 def search(context: RunContext, stage_budget: StageSeconds | None = None) -> SearchResult:
@@ -326,7 +325,7 @@ def winner(context: RunContext) -> tuple[Model, Recipe]:
     context.folder.check_winner()
     folder = context.folder.best
     return Model.load(folder), Recipe.from_json(
-        untrusted_files.read_text(folder / "recipe.json", fix=_ANEW)
+        untrusted_files.read_text(folder / "recipe.json", fix=_START_AGAIN)
     )
 
 
