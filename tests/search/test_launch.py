@@ -123,7 +123,7 @@ def test_two_processes_that_are_late_shorten_their_training_alike(
     repeated = run_task(again, contextlib.nullcontext)
     assert (repeated.share, repeated.correct) == (shortened.share, shortened.correct)
     assert Model.load(Path(task.out)).digest == digest
-    assert [other.poll() for other in others] == [0, 0]
+    assert all(other.poll() is not None for other in others)
 
 
 def test_without_one_of_them_the_training_fails_and_does_not_wait(
