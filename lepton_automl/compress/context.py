@@ -119,8 +119,13 @@ class CompressionContext:
 
     @property
     def reserved_seconds(self) -> float:
-        """Part of `seconds_left` that the steps after pruning need."""
-        return self.quantize_seconds + self.refit_seconds
+        """Part of `seconds_left` that the steps after pruning need.
+
+        With a training on all samples nets are quantized up to three times: before it, to be
+        judged, again where a cut is withdrawn, and after it.
+        """
+        times = 3 if self.refit_epochs else 1
+        return times * self.quantize_seconds + self.refit_seconds
 
     @property
     def held_out(self) -> HeldOutPictures:

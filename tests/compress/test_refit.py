@@ -21,6 +21,7 @@ from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.stem import Stem
 from lepton_automl.training.loop import Diverged, initial_model
 from lepton_automl.training.recipe import Recipe
+from tests.compress.test_loop import smaller_by_half
 from tests.helpers.killed_writes import until_done
 from tests.helpers.nets import random_model, random_pixels
 
@@ -254,6 +255,43 @@ def test_a_training_that_is_late_is_shortened_and_used_if_it_is_long_enough(
     assert (made.model is not None) == is_used
     assert made.is_out_of_time == (not is_used)
     assert ("trained for 5 of 10 epochs" in made.why) == is_used
+
+
+def test_pruning_leaves_the_time_of_the_training_also_where_a_cut_is_withdrawn(
+    monkeypatch, tmp_path
+):
+    """Each quantization takes all that was kept for one, each cut as long."""
+    left, given = 100.0, []
+    model, context = setup(epochs=4, quantize_seconds=10.0, refit_seconds=30.0)
+    context = dataclasses.replace(context, seconds_left=lambda: left)
+    own, own_prune, own_judge = loop.quantize_model, smaller_by_half, loop.judge_end
+
+    def quantized(*arguments):
+        nonlocal left
+        left -= context.quantize_seconds
+        return own(*arguments)
+
+    def cut(model, context, share, known, tries, fold_nets):
+        nonlocal left
+        left -= 10.0
+        few = dataclasses.replace(context, seconds_left=None)
+        return own_prune(model, few, share, frozenset(), tries, fold_nets)
+
+    def trained(model, context):
+        given.append(left - context.quantize_seconds)
+        return refit.Refit(None, "", is_out_of_time=True)
+
+    monkeypatch.setattr(loop, "quantize_model", quantized)
+    monkeypatch.setattr(loop, "prune", cut)
+    monkeypatch.setattr(loop, "refit", trained)
+    limits = iter([-1e9, 1e9])
+    monkeypatch.setattr(
+        loop, "judge_end", lambda *args: dataclasses.replace(own_judge(*args), limit=next(limits))
+    )
+    made = compress(model, context, tmp_path)
+    cuts = [step for step in made.steps if step.name.startswith("pruned")]
+    assert [step.is_withdrawn for step in cuts] == [False, False, False, True]
+    assert given[0] >= context.refit_seconds
 
 
 @pytest.mark.parametrize("rejected", [False, True])
