@@ -82,7 +82,7 @@ def _change(
         name = rng.choice((f"{key}s", f"{key}".upper(), rng.choice(TEXTS), "unknown"))
         parent[name] = parent[key] if rng.random() < 0.5 else parent.pop(key)
     elif chance < 0.4 and isinstance(parent, list):
-        parent[key:key] = [copy.deepcopy(parent[key])] * rng.choice((1, 2, 100))
+        parent[key:key] = [copy.deepcopy(parent[key])] * rng.choice((1, 2, 100, 3000))
     elif chance < 0.45:
         for _ in range(rng.choice((1, 5, 70, 400))):
             parent[key] = rng.choice(([parent[key]], {"a": parent[key]}))
@@ -141,6 +141,8 @@ def odd_value(rng: random.Random) -> Any:
                 [rng.choice(INTEGERS)] * 3,
             ),
             *({rng.choice(TEXTS): rng.choice(INTEGERS)}, 10**400, [0] * 1000),
+            *({"low": 1, "high": rng.choice((9, 4000, 10_000, 1 << 40)), "step": 1},),
+            list(range(1, 4000)),
         )
     )
 
