@@ -105,10 +105,9 @@ def _stage_budget(
     budget, inputs = context.config.seconds_in_all or 0.0, budget_inputs(context)
     reserved = time_budget.stage_budget(budget, inputs, epoch_seconds, epochs)
     # With accuracy as the only objective nothing is pruned: the search gets that time.
-    prefers_cheaper = context.config.goal.prefers_cheaper
-    return (
-        reserved if prefers_cheaper else dataclasses.replace(reserved, compress=reserved.quantize)
-    )
+    if context.config.goal.prefers_cheaper:
+        return reserved
+    return dataclasses.replace(reserved, compress=reserved.quantize)
 
 
 def budget_inputs(context: RunContext) -> time_budget.BudgetInputs:

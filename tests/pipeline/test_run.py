@@ -144,7 +144,7 @@ def test_what_no_option_decides_is_listed_in_the_outcome_and_in_the_artifact(fin
     assert {name for name, option in given.items() if option is None} <= set(made)
     assert ("search space" in made) == (config.space is None)
     details = {"channels", "memory", "split", "training arithmetic", "target", "quantization"}
-    details |= {"final trainings"}
+    details |= {"final trainings", "temperature of probabilities"}
     assert {name for name, decision in made.items() if decision.is_detail} == details
     assert made["channels"].choice.startswith("grey")
     assert run.run(config).decisions == outcome.decisions

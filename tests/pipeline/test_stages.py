@@ -155,7 +155,7 @@ def test_a_training_on_all_samples_is_a_recorded_decision_and_has_time(finished_
         longest = max(epochs, 20)
         assert seconds["training on all samples"] == pytest.approx(longest * (1 + share))
         # A quarter of the budget at most, and nothing where that is not enough for half of them.
-        assert "training on all samples" not in stages.stage_budget(run)(60.0, 20)
+        assert "training on all samples" not in stages.stage_budget(run)(200.0, 20)
         assert stages.stage_budget(run)(30.0, 20)["training on all samples"] == 250.0
         never = dataclasses.replace(run, config=dataclasses.replace(config, refit="off"))
         assert "training on all samples" not in stages.stage_budget(never)(1.0, 20)
