@@ -34,8 +34,13 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def functions(tree: ast.AST) -> list[Function]:
-    return [node for node in ast.walk(tree) if isinstance(node, Function)]
+@functools.cache
+def nodes(tree: ast.Module) -> list[ast.AST]:
+    return list(ast.walk(tree))
+
+
+def functions(tree: ast.Module) -> list[Function]:
+    return [node for node in nodes(tree) if isinstance(node, Function)]
 
 
 def dotted(node: ast.AST) -> str:
@@ -70,7 +75,7 @@ def packages_without_a_map() -> Iterator[str]:
 
 def documented_parameters_that_do_not_exist() -> Iterator[str]:
     for name, tree in parsed("lepton_automl"):
-        for node in ast.walk(tree):
+        for node in nodes(tree):
             if not isinstance(node, Function | ast.ClassDef):
                 continue
             text = (ast.get_docstring(node) or "").partition("Parameters\n----------\n")[2]
@@ -94,7 +99,7 @@ def printing() -> Iterator[str]:
         if Path(name).parts[1] in MAY_PRINT:
             continue
         found = {"print"} if runs_alone(tree) else {"print", "sys.stdout", "sys.stderr"}
-        for node in ast.walk(tree):
+        for node in nodes(tree):
             if isinstance(node, ast.Name | ast.Attribute) and dotted(node) in found:
                 yield f"{name}:{node.lineno}: {dotted(node)}; tell an Event instead"
             imported = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -117,7 +122,7 @@ def escaping() -> Iterator[str]:
     for name, tree in parsed("lepton_automl"):
         if runs_alone(tree):
             continue
-        for node in ast.walk(tree):
+        for node in nodes(tree):
             used = [dotted(node)]
             if isinstance(node, ast.ImportFrom):
                 used += [f"{node.module}.{alias.name}" for alias in node.names]
@@ -257,7 +262,7 @@ def readers_of_files_from_outside() -> Iterator[str]:
         module = Path(name).relative_to("lepton_automl").as_posix()
         if module.startswith("core/untrusted_"):
             continue
-        for node in ast.walk(tree):
+        for node in nodes(tree):
             called = dotted(node.func) if isinstance(node, ast.Call) else ""
             if not re.fullmatch(READERS, called) or called.startswith("untrusted_"):
                 continue
