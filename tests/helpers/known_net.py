@@ -82,6 +82,7 @@ def config(folder: Path, data: str, **more) -> RunConfig:
         "space": str(folder / "quick.toml"),
         "objectives": ("accuracy", "size_bytes"),
         "limits": Limits(max_drop=100.0),
+        "temperature": "off",  # It is fitted on the validation part.
         "trials": 1,
         "jobs": 1,
     }

@@ -109,7 +109,8 @@ def test_data_travel_once_a_host_however_many_tasks_need_them(tmp_path: Path) ->
         Path(before.train[0]).write_bytes(os.urandom(600_000))
         run_all(executor, [fake_task(tmp_path, GOOD, stage) for stage in range(6)])
         (facts,) = executor.facts()["hosts"]
-    assert 800_000 < facts["sent_bytes"] < 850_000  # 600 kB in base 64.
+    # 600 kB in base 64, once, and the messages of as long as it takes.
+    assert 800_000 < facts["sent_bytes"] < 1_500_000
     assert facts["tasks"] == 6
     blobs = list((tmp_path / "cache-a" / "blobs").iterdir())
     assert len(blobs) == 2
