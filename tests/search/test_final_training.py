@@ -437,7 +437,7 @@ def test_the_speed_of_the_winner_is_that_of_its_training(
 
 def first_trained(request: SearchRequest, trials: Trials, options: list[Option]) -> int:
     """Of two candidates the one that is trained to the end first."""
-    workers = FixedWorkers(dict.fromkeys(labels(0, 1), 190))
+    workers = FixedWorkers(dict.fromkeys(labels(0, 1, 2), 190))
     final_training(request, trials).train(options, workers, Clock(lambda: 1000.0, 0.0, 1e-9))
     request.ledger.close()
     return int(workers.tasks[0].key.partition("-")[0])
@@ -466,16 +466,33 @@ def test_after_a_few_epochs_the_larger_of_nets_that_are_as_good_is_trained_to_th
     assert first_trained(request, trials, options) == 1
 
 
-@pytest.mark.parametrize(("planned", "first"), [(3, 1), (9, 0)])
+@pytest.mark.parametrize(("planned", "first"), [(3, 0), (9, 1)])
 def test_after_a_few_epochs_known_good_candidates_come_before_more_accurate_trials(
     tmp_path: Path, planned: int, first: int
 ) -> None:
     request = search_request(tmp_path / "run", budget_seconds=1000.0, trials=None)
-    trials, options = recorded_trials(request, 180, 120)
-    for number, width in ((0, 16), (1, 8)):
+    trials, options = recorded_trials(request, 120, 180)
+    for number, width in ((0, 8), (1, 16)):
         trials.replace(replace(make_trial(number), params={"stem.out": width}))
     assert request.space.candidates[0]["stem.out"] == 8
     trials.plan = Plan(planned, 1e-9, 0.0, own_epochs=9)
+    assert first_trained(request, trials, options) == first
+
+
+@pytest.mark.parametrize(("first_trial", "first"), [(0, 1), (2, 2)])
+def test_a_net_that_is_trained_in_place_of_a_known_good_one_above_a_limit_is_like_one(
+    tmp_path: Path, first_trial: int, first: int
+) -> None:
+    """The last of three trials is the known-good point, the first two are nets near others."""
+    request = search_request(tmp_path / "run", budget_seconds=1000.0, trials=None)
+    trials, options = recorded_trials(request, 150, 180, 120)
+    for number, width in ((0, 16), (1, 16), (2, 8)):
+        trials.replace(replace(make_trial(number), params={"stem.out": width}))
+    # Those of an earlier plan are not the first ones of this one.
+    plan = Plan(3, 1e-9, 0.0, own_epochs=9, first=(0, 1, 2), first_trial=first_trial)
+    trials.plan = plan
+    if first_trial:
+        trials.earlier_plans = [replace(plan, first_trial=0)]
     assert first_trained(request, trials, options) == first
 
 

@@ -24,7 +24,7 @@ from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.time_plan import MAX_EPOCHS_FACTOR, TASK_SECONDS, Clock, work_of
 from lepton_automl.search.training_key import Stage, TrainingKey
-from lepton_automl.search.trials import Trials, stronger_augmentation
+from lepton_automl.search.trials import Plan, Trials, stronger_augmentation
 from lepton_automl.search.warm_start import is_at, read_warm_start
 from lepton_automl.training.distributed import expected_speedup
 
@@ -311,9 +311,7 @@ class FinalistSelection:
         if plan is None or not plan.is_scarce:
             chosen = finalists(options, self._request.config.goal, FINALISTS)
             return self._fast_enough(chosen, options)
-        points = read_warm_start(self._request.ledger).begins_with(self._request.space.candidates)
-        params = {o.number: self._trials[o.number].params for o in options}
-        known_good = [o for o in options if any(is_at(params[o.number], p) for p in points)]
+        known_good = [o for o in options if self._is_known_good(o.number, plan)]
         feasible = within_limits(known_good or options, self._request.config.limits)
         in_time = [o for o in feasible if self._is_in_time(o)] or feasible
         best, *others = by_accuracy(in_time)
@@ -328,6 +326,16 @@ class FinalistSelection:
         # Of nets that are as good after one rung the larger gains more from a long training.
         near = sorted([best, *filter(may_be_best, others)], key=lambda option: -option.cost.macs)
         return [*near, *(o for o in others if o not in near)][:FINALISTS]
+
+    def _is_known_good(self, number: int, plan: Plan) -> bool:
+        """Whether a trial is a known-good point, or one of those trained in their place.
+
+        Where a point violates a limit, one that does not is trained instead of it.
+        """
+        points = read_warm_start(self._request.ledger).begins_with(self._request.space.candidates)
+        count = len(points if plan.first is None else plan.first)
+        params, is_first = self._trials[number].params, 0 <= number - plan.first_trial < count
+        return is_first or any(is_at(params, point) for point in points)
 
     def _fast_enough(self, chosen: list[Option], options: Sequence[Option]) -> list[Option]:
         """`chosen`, unless its first is too slow for a useful training in the time left.
