@@ -25,6 +25,7 @@ OBJECTIVE = "my_package/energy_mj.py"
 """Objectives have no folder: they are added by an entry point."""
 OBJECTIVES = "accuracy,energy_mj"
 SAMPLER = "near_best:NearBest"
+SLOW = pytest.mark.slow  # A second pytest; the runs below use every plug-in.
 
 
 def recipes() -> dict[str, str]:
@@ -135,7 +136,7 @@ def lepton(verb: str, table: Path, space: str, folder: Path, path: Path, package
         *("-c", program, verb, str(table), "--out", str(out), "--space", space),
         *("--trials", "2", "--jobs", "1", "--objective", OBJECTIVES, "--callback", "json_lines"),
         *("--sampler", f"{package}.{SAMPLER}"),
-        *("--quiet", "--json"),
+        *("--quiet", "--json", *(("--format", "onnx_gz") if verb == "run" else ())),
         folder=folder,
         path=path,
     )
@@ -168,6 +169,7 @@ def test_each_plug_in_is_one_file_and_one_test_and_a_space_is_one_file():
     ]
 
 
+@SLOW
 def test_the_new_files_pass_their_own_tests(tested):
     assert tested("tests/models/test_layer_ghost.py") == 1
     assert tested("tests/models/test_format_onnx_gz.py") == 1
@@ -177,6 +179,7 @@ def test_the_new_files_pass_their_own_tests(tested):
     assert tested("tests/search/test_sampler_near_best.py") == 1
 
 
+@SLOW
 def test_the_contracts_cover_the_new_plug_ins_at_once(tested):
     assert tested("tests/contracts/test_layers.py") >= 10
     assert tested("tests/contracts/test_parity.py") >= 1
@@ -185,6 +188,7 @@ def test_the_contracts_cover_the_new_plug_ins_at_once(tested):
     assert tested("tests/contracts/test_formats.py") >= 15
 
 
+@SLOW
 def test_the_rules_of_the_project_still_hold(tested):
     assert tested(RULES) == 1
 
@@ -200,6 +204,7 @@ def test_a_run_with_the_new_plug_ins_ships_the_new_layer(copy, table):
     out = lepton("run", table, "mine", copy, copy, "my_package")
     assert '"type":"ghost"' in (out / "models" / "best" / "arch.json").read_text()
     assert (out / "artifact" / "model.int8.onnx").is_file()
+    assert (out / "artifact" / "model.int8.onnx.gz").is_file()
     assert results(out) == [0, 1]
 
 
