@@ -94,11 +94,19 @@ class Checkpoint:
         if not saved:
             return 0
         step, tensors = int.from_bytes(saved[:_STEP_BYTES]), load(saved[_STEP_BYTES:])
+        states = {
+            name: {
+                key.removeprefix(f"{name}/"): tensor
+                for key, tensor in tensors.items()
+                if key.startswith(f"{name}/")
+            }
+            for name in parts
+        }
+        # Of a version whose trainings had other parts.
+        if any(part.state_dict() and not states[name] for name, part in parts.items()):
+            return 0
         for name, part in parts.items():
-            prefix = f"{name}/"
-            part.load_state_dict(
-                {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            )
+            part.load_state_dict(states[name])
         return step
 
     def _read(self) -> bytes:
@@ -113,7 +121,7 @@ class Checkpoint:
                 for name in file.keys():  # noqa: SIM118
                     file.get_tensor(name)
             return int(metadata["step"]).to_bytes(_STEP_BYTES) + self.path.read_bytes()
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError, KeyError, ValueError, OverflowError):
             return b""
 
 

@@ -345,8 +345,13 @@ def test_what_does_not_fit_is_left_out_but_for_one_final_training(
     request.ledger.close()
 
 
-def test_an_interrupted_training_that_is_nearly_done_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("seconds", "goes_on"), [(12.0, True), (-5.0, True), (-15.0, False)])
+def test_an_interrupted_training_that_is_nearly_done_goes_on(
+    tmp_path: Path, seconds: float, goes_on: bool
+) -> None:
+    """Late final trainings may take 15 s of the time for pruning."""
     request = search_request(tmp_path / "run", budget_seconds=900.0, trials=None)
+    request = with_compression(request)
     trials, options = recorded_trials(request, 180, 190)
     trials.plan = Plan(9, 1e-9, 0.0)
     final, left = final_training(request, trials), [1e4]
@@ -362,10 +367,12 @@ def test_an_interrupted_training_that_is_nearly_done_goes_on(tmp_path: Path) -> 
     with pytest.raises(KeyboardInterrupt):
         final.train(options, Killed({}), clock)
     first = final.runs[0]
-    left[0] = 0.2 * first.epochs
-    workers = FixedWorkers({str(first.key(0)): 192})
-    final_training(request, read_trials(request.ledger)).train([], workers, clock)
-    assert [task.key for task in workers.tasks] == [str(first.key(0))]
+    assert 0.12 * first.epochs < 12.0 < 0.6 * first.epochs
+    left[0] = seconds
+    workers, again = FixedWorkers({str(first.key(0)): 192}), read_trials(request.ledger)
+    again.plan = trials.plan
+    final_training(request, again).train([], workers, clock)
+    assert [task.key for task in workers.tasks] == [str(first.key(0))] * goes_on
     request.ledger.close()
 
 

@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.models.arch import chain
@@ -207,6 +209,21 @@ def test_a_shortened_training_that_is_killed_continues(
     assert again.batches < 60
     assert again.changes[0][0] < 30  # Those before the kill are known.
     assert slow(Schedule(changes=again.changes), clock).digest == model.digest
+
+
+@pytest.mark.parametrize("part", ["schedule", "step"])
+def test_a_state_of_a_version_without_a_part_is_ignored(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr("lepton_automl.training.checkpoint._INTERVAL_SECONDS", 0.0)
+    path = tmp_path / "resume.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        slow(Schedule(), clock, path, stop=31)
+    with safe_open(path, "pt") as file:
+        about = {name: text for name, text in file.metadata().items() if name != part}
+    tensors = {name: t for name, t in load_file(path).items() if not name.startswith(f"{part}/")}
+    save_file(tensors, path, about)
+    assert slow(Schedule(), clock, path).digest == slow(Schedule(), clock).digest
 
 
 def test_the_share_of_a_file_that_is_no_checkpoint_is_zero(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from lepton_automl.search.finals.finalists import (
 from lepton_automl.search.finals.selection import Option
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.task_builder import TaskBuilder
-from lepton_automl.search.time_plan import GRACE_SECONDS, TASK_SECONDS, Clock
+from lepton_automl.search.time_plan import GRACE_SECONDS, SAFETY, TASK_SECONDS, Clock
 from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.trials import RungResult, Trials, result_event, stronger_augmentation
 from lepton_automl.search.workers.run_task import share_done
@@ -301,8 +301,7 @@ class FinalTraining:
     def _work_left(self, run: FinalRun) -> float:
         """Work of a final training, less what an interrupted one has done."""
         work = self._tasks.work(run.number, run.epochs, run.fold)
-        done = share_done(self._tasks.checkpoint(run.key(self._round)))
-        return (1 - done) * work / expected_speedup(run.ranks)
+        return (1 - self._share_done(run)) * work / expected_speedup(run.ranks)
 
     def _result(self, run: FinalRun) -> RungResult | None:
         return self._trials.final_result(run.key(self._round))
@@ -334,17 +333,26 @@ class FinalTraining:
 
     def _is_worth_starting(self, run: FinalRun, slowness: float, clock: Clock) -> bool:
         """Whether the time is enough for a final training, or for most of one that is needed."""
-        work = slowness * self._work_left(run)
+        work, done = slowness * self._work_left(run), self._share_done(run)
         if clock.has_time(work, run.number):
             return True
         if run.seed or run.fold:
             return False
-        if clock.has_time(_LEAST_LENGTH * work, run.number):
-            return True
-        # A net that was hardly trained would ship if there were no final training at all.
-        is_first = self.runs[0] == run and not self._trials.finals.get(run.number)
-        epochs = self._trials.search_epochs(run.number) if run.from_scratch else 0
-        return is_first and clock.has_time(min(1.0, epochs / run.epochs) * work, run.number)
+        # One that was late when its command was killed has the time that it would have had.
+        left = clock.left() + (_END_SHARE * self._grace_seconds() if done else 0.0)
+        if left < TASK_SECONDS:
+            return False
+        share = done + (1 - done) * left * SAFETY / clock.seconds(work, run.number)
+        least = _LEAST_LENGTH
+        if self.runs[0] == run and not self._trials.finals.get(run.number):
+            # A net that was hardly trained would ship if there were no final training at all.
+            epochs = self._trials.search_epochs(run.number) if run.from_scratch else 0
+            least = min(least, epochs / run.epochs)
+        return share >= least
+
+    def _share_done(self, run: FinalRun) -> float:
+        """Share of a final training that an interrupted one has done."""
+        return share_done(self._tasks.checkpoint(run.key(self._round)))
 
     def _has_failed(self, run: FinalRun) -> bool:
         result = self._result(run)
