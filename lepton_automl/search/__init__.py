@@ -7,7 +7,7 @@ ledger, from which `trials` are rebuilt.
   (Gaussian process in `surrogate`, points to choose from in `candidate_pool`, draws from `seeds`);
   `proposals/` check costs, repair and record a proposal; `warm_start` takes over other runs
 - what trains next: `scheduler` chooses a promotion or a new trial, `rungs` are the lengths of
-  training, `time_plan` shares the budget out
+  training, `planning` shares the budget out by the rules and the clock of `time_plan`
 - how it trains: `task_builder` makes tasks, each with a `training_key`; `executors/` run them here,
   on hosts or on a Dask cluster, in processes of `workers/`
 - which net wins: `objectives`, `pareto` (front and hypervolume), `finals/` (final trainings);

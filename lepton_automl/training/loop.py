@@ -212,6 +212,10 @@ def train_loop(
         Computes the logits in place of `network`, whose parameters are trained.
     teacher : callable, optional
         Logits to distil from, weighted by `distill_weight` at `temperature`; see `Loss`.
+    distill_weight : float
+        Weight of `teacher` in the loss, 0 to 1; the labels have the rest.
+    temperature : float
+        Of the softmax of both in that loss, above 0.
     micro_batches : int
         Parts of a batch over which its gradients are accumulated.
     process_group : ProcessGroup

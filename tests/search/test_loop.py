@@ -17,7 +17,8 @@ from lepton_automl.metrics.intervals import accuracy_interval
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search import rungs
-from lepton_automl.search.loop import clock_for, make_plan, search, search_ends, seconds_left
+from lepton_automl.search.loop import search
+from lepton_automl.search.planning import clock_for, make_plan, search_ends, seconds_left
 from lepton_automl.search.proposals.portfolio import KnownNet
 from lepton_automl.search.request import SearchRequest, SearchResult
 from lepton_automl.search.task_builder import TaskBuilder

@@ -22,7 +22,7 @@ from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.runs import time_budget
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView, recorded_decisions
 from lepton_automl.runs.time_budget import BudgetInputs
-from lepton_automl.search import loop, rungs
+from lepton_automl.search import loop, planning, rungs
 from lepton_automl.search.executors import Executor
 from lepton_automl.search.finals import training
 from lepton_automl.search.finals.finalists import planned_final_runs
@@ -404,14 +404,14 @@ def test_a_larger_budget_never_gives_trials_fewer_epochs(tmp_path: Path) -> None
     first, inputs = make_trial(0, epochs=27), BudgetInputs(samples, samples // 6, samples // 6, 2.0)
     ledger = SimulatedLedger(tmp_path / "run" / "ledger.db", SimulatedTime())
     speed = seconds / work_of(first.cost.macs, samples, 1)
-    ledger.record(EventKind.PLAN, loop._SPEED, {"seconds_per_work": speed})
+    ledger.record(EventKind.PLAN, planning._SPEED, {"seconds_per_work": speed})
     request = search_request(tmp_path / "run", ledger, jobs=2)
     tasks: Any = SimpleNamespace(samples=samples)
     epochs = []
     for budget in np.geomspace(40, 70, 30):
         config = dataclasses.replace(request.config, budget_seconds=float(budget), trials=None)
         reserved = functools.partial(time_budget.stage_budget, float(budget), inputs)
-        plan = loop.make_plan(
+        plan = planning.make_plan(
             dataclasses.replace(
                 request,
                 config=config,
