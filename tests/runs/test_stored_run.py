@@ -49,14 +49,19 @@ def begin_and_end(place, path, **options):
         pass
 
 
+def write_whole(path, content):
+    """As a run writes files: what is copied meanwhile is all of one or nothing."""
+    new = path.with_name(f".{path.name}.tmp")
+    new.write_bytes(content)
+    new.rename(path)
+
+
 def train(folder, ledger, number, rung=0, *, size=6000):
     """Record a rung as a search does: checkpoint, event, then the earlier checkpoint goes."""
     checkpoint = folder.checkpoints / f"{number:05d}-{rung}"
     checkpoint.mkdir(parents=True, exist_ok=True)
     (checkpoint / "arch.json").write_text(f'{{"number": {number}}}')
-    new = checkpoint / ".weights.tmp"
-    new.write_bytes(bytes([number, rung]) * (size // 2))
-    new.rename(checkpoint / "weights.safetensors")
+    write_whole(checkpoint / "weights.safetensors", bytes([number, rung]) * (size // 2))
     ledger.record("rung", f"{number}-{rung}", {"accuracy": number / 7})
     if rung:
         before = folder.checkpoints / f"{number:05d}-{rung - 1}"
@@ -66,12 +71,12 @@ def train(folder, ledger, number, rung=0, *, size=6000):
 
 def some_work(folder, ledger):
     (folder.path / "cache").mkdir(exist_ok=True)
-    (folder.path / "cache" / "train.npy").write_bytes(b"pixels" * 9000)
+    write_whole(folder.path / "cache" / "train.npy", b"pixels" * 9000)
     for number in range(3):
         train(folder, ledger, number)
     train(folder, ledger, 1, rung=1)
     (folder.path / "models" / "best").mkdir(parents=True)
-    (folder.path / "models" / "best" / "weights.safetensors").write_bytes(b"best" * 2000)
+    write_whole(folder.path / "models" / "best" / "weights.safetensors", b"best" * 2000)
 
 
 def contents(path):
