@@ -484,7 +484,10 @@ def test_files_that_change_while_they_are_copied_are_copied_in_one_state(
     def changed_meanwhile(self, path):
         yield from stored(self, path)
         weights = self._folder.best / names[-1]
-        if path.endswith("best/arch.json") and weights.exists() and weights.read_text() == "1":
+        if not path.endswith("best/arch.json"):
+            return
+        assert eventually(weights.exists)
+        if weights.read_text() == "1":
             save(self._folder, "2")
 
     monkeypatch.setattr(store_copy.StoreCopy, "_stored", changed_meanwhile)
@@ -540,7 +543,8 @@ def test_an_interrupted_command_does_not_wait_for_decoded_data(tmp_path, place, 
     def interrupted():
         with command(place, tmp_path / "a") as (folder, ledger):
             (folder.path / "cache").mkdir()
-            (folder.path / "cache" / "large.npy").write_bytes(os.urandom(100_000))
+            # A piece of ten bytes after the other: minutes.
+            (folder.path / "cache" / "large.npy").write_bytes(os.urandom(4_000_000))
             train(folder, ledger, 0)
             time.sleep(0.3)
             raise KeyboardInterrupt
