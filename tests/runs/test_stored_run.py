@@ -60,7 +60,7 @@ def train(folder, ledger, number, rung=0, *, size=6000):
     """Record a rung as a search does: checkpoint, event, then the earlier checkpoint goes."""
     checkpoint = folder.checkpoints / f"{number:05d}-{rung}"
     checkpoint.mkdir(parents=True, exist_ok=True)
-    (checkpoint / "arch.json").write_text(f'{{"number": {number}}}')
+    write_whole(checkpoint / "arch.json", f'{{"number": {number}}}'.encode())
     write_whole(checkpoint / "weights.safetensors", bytes([number, rung]) * (size // 2))
     ledger.record("rung", f"{number}-{rung}", {"accuracy": number / 7})
     if rung:
@@ -439,7 +439,7 @@ def test_large_files_are_copied_piece_by_piece_between_generations(tmp_path, pla
         (copy,) = ledger._observers
         some_work(folder, ledger)
         content = os.urandom(10_500)
-        (folder.path / "cache" / "large.npy").write_bytes(content)
+        write_whole(folder.path / "cache" / "large.npy", content)
         before = copy.facts()["generation"]
         eventually(lambda: _files(place).get("cache/large.npy"))
         entry = _files(place)["cache/large.npy"]
@@ -544,7 +544,7 @@ def test_an_interrupted_command_does_not_wait_for_decoded_data(tmp_path, place, 
         with command(place, tmp_path / "a") as (folder, ledger):
             (folder.path / "cache").mkdir()
             # A piece of ten bytes after the other: minutes.
-            (folder.path / "cache" / "large.npy").write_bytes(os.urandom(4_000_000))
+            write_whole(folder.path / "cache" / "large.npy", os.urandom(4_000_000))
             train(folder, ledger, 0)
             time.sleep(0.3)
             raise KeyboardInterrupt
