@@ -18,6 +18,8 @@ from lepton_automl.core.field_types import check_types
 from lepton_automl.errors import DataError
 from lepton_automl.metrics import balanced
 from lepton_automl.metrics.calibration import (
+    LEAST,
+    MOST,
     best_temperature,
     expected_calibration_error,
     negative_log_likelihood,
@@ -68,7 +70,9 @@ class Temperature:
         try:
             found = cls(**body)
             check_types(found)
-        except TypeError as error:
+            if not LEAST <= found.value <= MOST:
+                raise ValueError(f"value is {found.value:g}, not {LEAST:g} to {MOST:g}")
+        except (TypeError, ValueError) as error:
             what = f"{folder / _FILE} is not the temperature of a compression: {error}"
             raise DataError(what, fix=_FRESH) from error
         return found
