@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     with wrap_os_errors(path):
         make_durable_folder(path.parent)
+        folder = os.open(path.parent, os.O_RDONLY)
         try:
             with temporary.open("wb") as file:
                 file.writelines(chunks)
@@ -56,10 +57,13 @@ def write_chunks(path: Path, chunks: Iterable[bytes | memoryview]) -> Path:
                 os.fsync(file.fileno())
             held_folders.check_write(path)  # Making and writing the content may take long.
             temporary.replace(path)
+            os.fsync(folder)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary.name, dir_fd=folder)  # The folder may have moved meanwhile.
             raise
-        sync_folder(path.parent)
+        finally:
+            os.close(folder)
     return path
 
 

@@ -71,6 +71,21 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_write_into_a_folder_that_is_moved_meanwhile_leaves_nothing_unfinished(tmp_path):
+    folder, aside = tmp_path / "folder", tmp_path / "aside"
+    folder.mkdir()
+
+    def chunks():
+        yield b"first"
+        folder.rename(aside)
+        folder.mkdir()
+        yield b"second"
+
+    with pytest.raises(MachineError, match="cannot be written"):
+        files.write_chunks(folder / "file", chunks())
+    assert [*folder.iterdir(), *aside.iterdir()] == []
+
+
 @pytest.mark.parametrize(
     ("number", "words"),
     [

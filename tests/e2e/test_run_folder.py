@@ -67,4 +67,5 @@ def test_no_other_command_changes_a_run_at_work_and_it_leaves_a_folder_in_its_pl
     assert "Traceback" not in said
     assert runs.digests(run.folder) == stranger
     assert [path.name for path in run.folder.iterdir() if path.is_dir()] == []
-    assert not list(aside.rglob("*.tmp"))
+    # Its worker process may have been killed while it wrote; the next command deletes that file.
+    assert not list(aside.rglob(f"*.{process.pid}.tmp"))
