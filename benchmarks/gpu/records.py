@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.common import RUNS, parser
-from lepton_automl.data.dataset import LabelledTensors, open_dataset
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.models.arch import Arch, chain
 from lepton_automl.models.layers import Layer

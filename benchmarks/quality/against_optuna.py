@@ -36,7 +36,8 @@ from lepton_automl.config import Limits
 from lepton_automl.cost import targets
 from lepton_automl.cost.cost import static_cost
 from lepton_automl.cost.latency import Stopwatch
-from lepton_automl.data.dataset import Dataset, LabelledTensors, open_dataset
+from lepton_automl.data.dataset import Dataset, LabelledTensors
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.errors import ArchError
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model

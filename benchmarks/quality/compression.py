@@ -23,7 +23,7 @@ from lepton_automl.config import Limits, RunConfig
 from lepton_automl.core import files
 from lepton_automl.cost import targets
 from lepton_automl.cost.latency import Stopwatch
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.models.arch import Arch, chain
 from lepton_automl.models.layers import Layer

@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from benchmarks.common import RUNS, append_row, known_good, parser, print_table, read_rows
 from benchmarks.quality.pruning import sensors_as_pictures
 from benchmarks.unseen_data import Sources
-from lepton_automl.data.dataset import Dataset, open_dataset
+from lepton_automl.data.dataset import Dataset
 from lepton_automl.data.folds import Folds, assign_folds, fold_files
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.metrics.balanced import balanced_mean
 from lepton_automl.training.evaluate import is_correct

@@ -44,7 +44,8 @@ from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
 from lepton_automl.cost.latency import Stopwatch
-from lepton_automl.data.dataset import LabelledTensors, open_dataset
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.sampling import PICTURES, balanced
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.metrics.paired import paired_drop

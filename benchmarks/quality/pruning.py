@@ -33,7 +33,8 @@ from benchmarks.common import append_row, lepton, parser, print_table, read_rows
 from lepton_automl.compress.evaluation import int8_file
 from lepton_automl.compress.steps import CompressionResult
 from lepton_automl.cost.latency import Stopwatch
-from lepton_automl.data.dataset import LabelledTensors, open_dataset
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.metrics import balanced
 from lepton_automl.metrics.paired import paired_drop
 from lepton_automl.models.onnx_file import onnx_probabilities

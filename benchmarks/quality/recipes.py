@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from benchmarks.common import RUNS, append_row, known_good, parser, print_table, read_rows
-from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.folds import assign_folds, fold_files
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.metrics.balanced import balanced_mean
 from lepton_automl.training.evaluate import is_correct

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.common import parser, print_table
-from lepton_automl.data.dataset import Dataset, LabelledTensors, open_dataset
+from lepton_automl.data.dataset import Dataset, LabelledTensors
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.sources import Pictures
 from lepton_automl.data.splits import near_duplicates
 from lepton_automl.metrics.paired import Evidence, unpaired_difference

@@ -38,7 +38,8 @@ from lepton_automl.config import Limits, RunConfig
 from lepton_automl.cost.cost import static_cost
 from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.cost.targets import load as load_target
-from lepton_automl.data.dataset import LabelledTensors, open_dataset
+from lepton_automl.data.dataset import LabelledTensors
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.models.model import Model
 from lepton_automl.models.onnx_export import float_onnx
 from lepton_automl.pipeline.compress_net import compress_net

@@ -50,7 +50,7 @@ print(time.perf_counter() - begun, time.process_time() - worked)
 OPEN = """
 import json, resource, sys, time
 from pathlib import Path
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 
 def now():
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]

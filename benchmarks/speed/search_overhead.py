@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.common import lepton, parser, print_table
 from lepton_automl.config import RunConfig
 from lepton_automl.cost import targets
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.errors import MachineError
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import Ledger, LedgerView

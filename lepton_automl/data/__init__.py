@@ -1,8 +1,8 @@
 """Labelled samples: sources, decoding, splits, sampling and checks.
 
-Start at `dataset.open_dataset`: `loading` finds the source (`sources/`, with what they share in
+Start at `opening.open_dataset`: `loading` finds the source (`sources/`, with what they share in
 `layouts/`) and reads `samples`; `checked_samples` reads every picture once; `splits/` groups
-samples and assigns them to parts.
+samples and assigns them to parts; the result is a `dataset.Dataset`.
 
 - pictures: `pictures/` decodes them, `decode_pool` in several processes; `checking` looks at one,
   `known_pictures` remembers what it found, `pixel_cache` keeps decoded pixels

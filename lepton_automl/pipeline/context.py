@@ -25,7 +25,8 @@ from lepton_automl.core.machine import this_machine
 from lepton_automl.core.memory import gib_text, machine_bytes, watched_memory
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.targets import Target
-from lepton_automl.data.dataset import DataPlace, Dataset, locate_data
+from lepton_automl.data.dataset import Dataset
+from lepton_automl.data.opening import DataPlace, locate_data
 from lepton_automl.errors import ConfigError, DataError, InfeasibleError
 from lepton_automl.pipeline import data_opening
 from lepton_automl.pipeline.option_checks import (

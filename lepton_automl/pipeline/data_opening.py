@@ -8,8 +8,9 @@ from lepton_automl.config import MAIN_PROCESS_BYTES, RunConfig
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit
 from lepton_automl.data.audit import checks as audit
-from lepton_automl.data.dataset import Dataset, open_dataset
+from lepton_automl.data.dataset import Dataset
 from lepton_automl.data.decode_pool import Reading
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.pictures import decode
 
 _LEAST_DECODING = 128 << 20

@@ -29,7 +29,8 @@ from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.cost import boards
 from lepton_automl.cost.latency import Timing
-from lepton_automl.data.dataset import CODE, Dataset, locate_data, map_labelled, open_dataset
+from lepton_automl.data.dataset import Dataset, map_labelled
+from lepton_automl.data.opening import CODE, locate_data, open_dataset
 from lepton_automl.errors import ConfigError, DataError, first_line
 from lepton_automl.models.formats import ONNX
 from lepton_automl.models.model import Model

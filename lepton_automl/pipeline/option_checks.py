@@ -18,8 +18,9 @@ from lepton_automl.cost import boards, targets
 from lepton_automl.cost.boards import Board
 from lepton_automl.cost.latency_model import LatencyModel, estimate, read_table
 from lepton_automl.cost.targets import Target
-from lepton_automl.data.dataset import Dataset, locate_data
+from lepton_automl.data.dataset import Dataset
 from lepton_automl.data.folds import assign_folds, is_small
+from lepton_automl.data.opening import locate_data
 from lepton_automl.errors import ArchError, ConfigError, MachineError
 from lepton_automl.metrics.rejection import samples_needed
 from lepton_automl.models import formats

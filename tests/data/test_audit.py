@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lepton_automl.data.audit.checks import audit, emit_findings
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from tests.helpers.pictures import random_pictures, write_npz
 
 X = random_pictures(200, (4, 4, 1))

@@ -12,7 +12,7 @@ import wave
 import numpy as np
 import pytest
 
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.signal_files import read_windows
 from lepton_automl.errors import DataError
 from tests.helpers.pictures import write_folder

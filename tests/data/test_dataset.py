@@ -7,7 +7,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.pictures import decode
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.errors import ConfigError, DataError

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from lepton_automl.data import decode_pool, pixel_cache
-from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.decode_pool import Decoding, Reading
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.pictures import decode
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.data.pixel_cache import cache_pictures

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lepton_automl.artifact.predict import predict
 from lepton_automl.data.audit import checks as audit
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.pictures.array_files import read_deep_pixels
 from lepton_automl.data.pictures.decode import decode_deep
 from lepton_automl.errors import ConfigError, DataError

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
 from lepton_automl.config import MAX_FOLDS
-from lepton_automl.data.dataset import Part, open_dataset
+from lepton_automl.data.dataset import Part
 from lepton_automl.data.folds import (
     FEW_GROUPS,
     SMALL,
@@ -19,6 +19,7 @@ from lepton_automl.data.folds import (
     fold_files,
     is_small,
 )
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.metrics.balanced import balanced_mean
 

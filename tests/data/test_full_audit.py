@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from lepton_automl.data.audit.full_audit import full_audit, make_thumbnails
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from tests.helpers.pictures import random_pictures, write_folder, write_npz
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from lepton_automl.data import checking, decode_pool, known_pictures
-from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.decode_pool import Reading
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.splits import near_duplicates
 from tests.helpers.pictures import random_pictures, write_npz
 

@@ -10,7 +10,7 @@ from lepton_automl.data.audit.label_suspects import (
     out_of_fold,
     rank,
 )
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from tests.helpers.pictures import random_pictures, write_npz
 
 

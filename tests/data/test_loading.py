@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.loading import dataset_name
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.splits import groups as splits_groups
 from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.pictures import random_pictures, tree, write_folder, write_npz

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.splits.name_groups import find_name_groups, groups_by_pattern
 
 COUNT, TIMES = 40, 6

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import ndimage
 
 from lepton_automl.data.audit.checks import audit
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.splits import near_duplicates
 from lepton_automl.data.splits.near_duplicates import find_near_duplicates, thumbnails
 from tests.helpers.pictures import write_npz

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from lepton_automl.data.audit.checks import audit
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.pictures.pixel_scale import NAMED, PixelScale, parse
 from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.pictures import random_pictures, write_npz

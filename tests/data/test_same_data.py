@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from tests.data import test_source_idx, test_source_parquet, test_source_tar_shards
 from tests.data.test_source_zip import pack
 from tests.helpers.pictures import random_pictures, write_npz

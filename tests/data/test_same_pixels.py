@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lepton_automl.artifact import predict
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.tensors import load_labelled
 from tests.helpers.artifacts import make_bundle
 

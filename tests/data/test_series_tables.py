@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.layouts import series_tables
 from lepton_automl.data.layouts.series_tables import read_several
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.sources.manifest import Manifest
 from lepton_automl.data.sources.recordings import Recordings
 from lepton_automl.errors import ConfigError, DataError

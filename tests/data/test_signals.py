@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.signals import constant_channels, layout_of, quantization_of, to_signals
 from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.pictures import write_npz

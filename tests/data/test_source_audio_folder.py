@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.sources.audio_folder import AudioFolder
 from lepton_automl.data.sources.manifest import Manifest
 from lepton_automl.errors import ConfigError, DataError

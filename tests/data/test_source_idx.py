@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.sources.idx import Idx
 from lepton_automl.errors import DataError
 from tests.helpers.pictures import random_pictures, write_npz

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.sources.manifest import Manifest
 from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.pictures import write_folder

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.sources.npy import Npy
 from lepton_automl.errors import DataError
 from tests.helpers.pictures import random_pictures, write_npz

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.sources.parquet import Parquet
 from lepton_automl.errors import ConfigError, DataError, MachineError
 from tests.data.test_source_tar_shards import png

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.loading import find_source
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.sources.recordings import Recordings
 from lepton_automl.errors import ConfigError, DataError
 

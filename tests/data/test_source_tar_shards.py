@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.sources.tar_shards import TarShards
 from lepton_automl.errors import DataError
 from tests.helpers.pictures import random_pictures

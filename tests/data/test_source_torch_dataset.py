@@ -7,7 +7,7 @@ from PIL import Image
 import lepton_automl
 from lepton_automl import api
 from lepton_automl.config import Limits
-from lepton_automl.data.dataset import locate_data, open_dataset
+from lepton_automl.data.opening import locate_data, open_dataset
 from lepton_automl.data.sources.torch_dataset import TorchDataset
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.runs.folder import default_out

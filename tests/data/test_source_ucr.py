@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lepton_automl.data.dataset import open_dataset
 from lepton_automl.data.layouts.ucr_series import read_series
 from lepton_automl.data.loading import find_source
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.sources.ucr import Ucr
 from lepton_automl.errors import ConfigError, DataError
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.pictures.decode import decode
 from lepton_automl.data.sources.zip import Zip
 from lepton_automl.errors import DataError

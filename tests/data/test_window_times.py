@@ -7,7 +7,7 @@ import csv
 import numpy as np
 import pytest
 
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.samples import Samples
 from lepton_automl.data.splits.window_times import split_windows
 from lepton_automl.errors import DataError

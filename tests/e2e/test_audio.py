@@ -16,7 +16,7 @@ from lepton_automl.artifact.predict import predict
 from lepton_automl.artifact.writer import read_array
 from lepton_automl.config import RunConfig
 from lepton_automl.data import audio_files
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.pipeline import run
 from lepton_automl.pipeline.export import verify_again, written_outcome

@@ -14,7 +14,8 @@ import torch
 from lepton_automl.config import RunConfig
 from lepton_automl.cost import targets
 from lepton_automl.cost.cost import Cost
-from lepton_automl.data.dataset import Dataset, open_dataset
+from lepton_automl.data.dataset import Dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import Ledger
 from lepton_automl.search.executors import Executor

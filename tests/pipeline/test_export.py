@@ -10,7 +10,7 @@ import pytest
 
 from lepton_automl.artifact.manifest import INT8
 from lepton_automl.core.events import Event, silent
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.errors import DataError
 from lepton_automl.pipeline.export import (
     _uses_again,

@@ -13,7 +13,7 @@ from sklearn.metrics import balanced_accuracy_score
 from lepton_automl.compress import temperature
 from lepton_automl.config import Limits, seconds
 from lepton_automl.core.units import duration
-from lepton_automl.data.dataset import open_dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.pipeline import run
 from lepton_automl.runs.ledger import LedgerView

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from lepton_automl.data.dataset import Dataset, open_dataset
+from lepton_automl.data.dataset import Dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.metrics.intervals import wilson_interval
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model

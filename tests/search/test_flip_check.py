@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lepton_automl.data.dataset import Dataset, open_dataset
+from lepton_automl.data.dataset import Dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.runs.ledger import EventKind, recorded_decisions
 from lepton_automl.search.finals import flip_check
 from lepton_automl.search.finals.flip_check import check, compare, offers_both, without_flips

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from lepton_automl.data.dataset import Dataset, open_dataset
+from lepton_automl.data.dataset import Dataset
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.models.model import Model
 from lepton_automl.search.finals.selection import Option, choose
 from lepton_automl.search.finals.training import FinalTraining
