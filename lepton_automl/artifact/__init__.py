@@ -6,6 +6,7 @@ result is a `verdict`).
 - what verification does: `consistency` of the files with each other, `parity` with exact integer
   arithmetic, `measurements` of each file, `format_files` of further formats, `judging` of limits,
   `rejection` ("none of these"), `front_end_reference` (features of sound)
+- what is chosen before: `fastest_format`, which ships with `--prefer latency`
 - what else lies in the folder: `model_card` (with `formatting`), `provenance`, `signature`,
   `bill_of_materials`, `lepton_device` (a program for devices without lepton)
 - using a file: `predict`; `sealed_model` finds it; `timing` with its child process `timing_server`

@@ -6,6 +6,7 @@ import dataclasses
 
 from lepton_automl.artifact.verdict import FileMetrics, JudgedLimit, PairedDrop, Precision, Status
 from lepton_automl.config import LIMITS, Limits
+from lepton_automl.cost.cost import Cost
 from lepton_automl.cost.flash import SHARE
 from lepton_automl.metrics import balanced, intervals
 from lepton_automl.metrics.paired import (
@@ -71,7 +72,7 @@ def unanswered(judged: tuple[JudgedLimit, ...]) -> tuple[JudgedLimit, ...]:
     )
 
 
-def keeps_exact_limits(limits: Limits, figures: FileMetrics) -> bool:
+def keeps_exact_limits(limits: Limits, figures: FileMetrics | Cost) -> bool:
     """Whether the limits that need no measurement hold."""
     return all(
         (LIMITS[name].measured(figures) or 0) <= limit

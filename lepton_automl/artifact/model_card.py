@@ -152,7 +152,8 @@ def _head(verdict: Verdict, about: Provenance) -> Markdown:
     names = ", ".join(about.class_names[:20]) + (", ..." if len(about.class_names) > 20 else "")
     uses = Markdown(", **{uses}**") if verdict.test_set_uses > 1 else Markdown()
     ships, preferred = formatting.shipped_text(verdict), f"--prefer {verdict.prefer}"
-    preferred = preferred if verdict.ship == ONNX else f"--ship {verdict.ship}"
+    if verdict.ship != ONNX and not about.ships_fastest:
+        preferred = f"--ship {verdict.ship}"
     rows = {
         "Task": f"{len(about.class_names)} classes: {names}",
         "Input": _input(about),

@@ -12,7 +12,7 @@ from typing import Any, Self
 from lepton_automl.artifact.manifest import ABOUT, FRESH, MALFORMED, unusable
 from lepton_automl.config import Judge, Limits
 from lepton_automl.core import untrusted_files
-from lepton_automl.core.decisions import Decision
+from lepton_automl.core.decisions import SHIPPING_FORMAT, Decision
 from lepton_automl.core.field_types import check_types
 from lepton_automl.cost.boards import Board
 from lepton_automl.cost.boards import from_fields as board_from_fields
@@ -89,6 +89,11 @@ class Provenance:
     def input_kind(self) -> str:
         """Type of the input of the files."""
         return self.input_type or ("int16", "float32", "uint8")[len(self.input) - 1]
+
+    @property
+    def ships_fastest(self) -> bool:
+        """Whether the format that ships was chosen by its time, not by the user."""
+        return any(decision.name == SHIPPING_FORMAT for decision in self.decisions)
 
     def to_json(self) -> str:
         """Indented JSON."""

@@ -443,7 +443,8 @@ PreferName = Annotated[
     str,
     option(
         "--prefer",
-        "size ships the int8 file, latency the faster of int8 and float.",
+        "size ships the int8 file, latency the faster of int8 and float, of several formats "
+        "(--format) the one that is measured fastest here.",
         "size|latency",
         section=Section.SHIPPING,
     ),
@@ -490,7 +491,8 @@ Ship = Annotated[
     str,
     option(
         "--ship",
-        "File format that ships: it is written too, and the limits bind it.  [default: onnx]",
+        "File format that ships: it is written too, and the limits bind it.  [default: onnx, or "
+        "as --prefer says]",
         "NAME",
         section=Section.SHIPPING,
     ),

@@ -10,6 +10,8 @@ from typing import Any, Literal, Self
 SEARCH_TIME = "search time"
 """Name of the decision on how the time of a search was used: `assumed` where it was too short to
 choose the net by comparison."""
+SHIPPING_FORMAT = "format that ships"
+"""Name of the decision on the file format by its measured time."""
 
 Certainty = Literal["measured", "inferred", "assumed"]
 

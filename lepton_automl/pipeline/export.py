@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.artifact import manifest, writer
+from lepton_automl.artifact.fastest_format import elsewhere, fastest_format
 from lepton_automl.artifact.formatting import decisions_of
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import Provenance, read_provenance
@@ -28,8 +29,9 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.cost import boards
+from lepton_automl.cost.boards import Board
 from lepton_automl.cost.latency import Timing
-from lepton_automl.data.dataset import Dataset, map_labelled
+from lepton_automl.data.dataset import Dataset, LabelledFiles, map_labelled
 from lepton_automl.data.opening import CODE, locate_data, open_dataset
 from lepton_automl.errors import ConfigError, DataError, first_line
 from lepton_automl.models.formats import ONNX
@@ -83,20 +85,26 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
     """
     context.report("export", f"writing {context.folder.artifact}")
     size, cache = best.arch.size, context.folder.cache
+    validation = context.dataset.file_input_files("validation", size, cache)
+    names, ship = _formats(context)
+    made_for_user = made_decisions(context.dataset, context.ledger)
+    if not ship:
+        ship, decision = _fastest(context, names, made, validation)
+        made_for_user = (*made_for_user, decision)
     digests = writer.write_artifact(
         context.folder.artifact,
         int8=made.int8,
         float_twin=made.pruned_float,
         reference=best,
         dataset=context.dataset,
-        validation=context.dataset.file_input_files("validation", size, cache),
+        validation=validation,
         limits=context.config.limits,
         target=context.target,
         prefer=context.config.prefer,
         judge=context.config.judge,
         finalists=last_finalist_results(context.ledger),
         latency_model=context.latency_model,
-        decisions=made_decisions(context.dataset, context.ledger),
+        decisions=made_for_user,
         pixel_scale=context.dataset.pixel_scale,
         refit=made.is_refit,
         channel_names=context.dataset.channel_names,
@@ -104,7 +112,9 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         input_type=context.dataset.input_type,
         reject=reject_rate(context),
         validation_groups=_group_count(context.dataset),
-        **_formats(context),
+        formats=names,
+        ship=ship,
+        board=_board(context),
     )
     quiet = Timing(context.ledger).reference_ms() if context.is_timed else None
     return verify_and_seal(
@@ -118,21 +128,46 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
     )
 
 
-def _formats(context: RunContext) -> dict[str, Any]:
-    """Further formats and the one that ships: as stated, else as in the artifact that is there."""
+def _formats(context: RunContext) -> tuple[tuple[str, ...], str]:
+    """Further formats and the one that ships: as stated, else as in the artifact that is there.
+
+    The format is empty where the fastest ships.
+    """
     config = context.config
     stated, ship = config.formats, config.shipped_format
     about = _earlier_provenance(context.folder.artifact)
     if stated is None:
         stated = () if about is None else tuple(about.formats)
-        ship = ship or (ONNX if about is None else about.ship)
-    names = dict.fromkeys((*stated, ship or ONNX))
-    board = None if about is None else about.board
-    return {
-        "formats": tuple(name for name in names if name != ONNX),
-        "ship": ship or ONNX,
-        "board": board if config.board is None else boards.load(config.board),
-    }
+        if not ship and about is not None:
+            ship = "" if about.ships_fastest else about.ship
+    names = tuple(name for name in dict.fromkeys((*stated, ship)) if name not in ("", ONNX))
+    return names, ship or ("" if names and config.prefer == "latency" else ONNX)
+
+
+def _fastest(
+    context: RunContext, names: Sequence[str], made: CompressionResult, validation: LabelledFiles
+) -> tuple[str, Decision]:
+    """The fastest format here, and the decision; ONNX where the files are for another device."""
+    if context.latency_model is not None:
+        return elsewhere(context.target.name)
+    context.report("export", f"measuring the formats {', '.join((ONNX, *names))}")
+    return fastest_format(
+        names,
+        made.int8,
+        made.pruned_float,
+        context.dataset.class_names,
+        validation,
+        context.config.limits,
+        context.ledger,
+    )
+
+
+def _board(context: RunContext) -> Board | None:
+    """The board of the command, else of the artifact that is there."""
+    if context.config.board is not None:
+        return boards.load(context.config.board)
+    about = _earlier_provenance(context.folder.artifact)
+    return None if about is None else about.board
 
 
 def reject_rate(context: RunContext) -> float:
@@ -159,7 +194,8 @@ def has_stated_formats(config: RunConfig, folder: Path) -> bool:
     if config.formats is None and not config.shipped_format:
         return True
     stated = about.formats.keys() if config.formats is None else {*config.formats}
-    ship = config.shipped_format or (about.ship if config.formats is None else ONNX)
+    is_kept = config.formats is None or (config.prefer == "latency" and about.ships_fastest)
+    ship = config.shipped_format or (about.ship if is_kept else ONNX)
     return {*stated, ship} - {ONNX} == {*about.formats} and ship == about.ship
 
 

@@ -93,6 +93,9 @@ class EventKind(StrEnum):
     """Machine and architecture -> its measured latency."""
     FILE_LATENCY = "file latency"
     """Machine and the first digits of a file's sha256 -> its measured latency."""
+    FORMAT_LATENCY = "format latency"
+    """Machine and the first digits of the files' sha256 -> time of a further format, in ratio to
+    the int8 ONNX file."""
     TIMING = "timing"
     """Machine -> its name and the latency of the fixed reference net on it."""
     HYPERVOLUME = "hypervolume"

@@ -11,8 +11,10 @@ from lepton_automl.artifact import manifest
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verify import checked_verdict
 from lepton_automl.config import Limits
+from lepton_automl.core.decisions import SHIPPING_FORMAT
 from lepton_automl.cost import boards
 from lepton_automl.errors import ArchError, ConfigError, InfeasibleError
+from lepton_automl.models.untrusted_format import FormatSession
 from lepton_automl.pipeline import run as pipeline
 from lepton_automl.runs.folder import configured, locate
 from tests.helpers import packed_format, runs
@@ -64,6 +66,36 @@ def test_a_finished_run_is_exported_again_where_other_formats_are_asked_for(fini
     assert again.verdict == found.verdict
     assert any("already finished" in str(event) for event in events)
     assert api.run(config.data, **options).verdict == found.verdict
+
+
+def test_the_format_that_was_chosen_by_its_time_is_kept_and_overruled(
+    finished_run, tmp_path, monkeypatch
+):
+    config = runs.copy(finished_run[0], tmp_path)
+    options = {"out": config.out, "space": config.space, "jobs": 1, "trials": config.trials}
+    options |= {"objectives": config.objectives, "seed": config.seed, "prefer": "latency"}
+    times = {"own": 0.5}
+    monkeypatch.setattr(
+        FormatSession, "times", lambda *_, rounds, seconds: ([times["own"]] * 15, [1.0] * 15)
+    )
+    definition = (config.out / "run.toml").read_text()
+    changed = definition.replace('prefer = "size"', 'prefer = "latency"')
+    assert changed != definition
+    (config.out / "run.toml").write_text(changed)
+    found = api.run(config.data, formats=["packed"], **options)
+    assert found.verdict.ship == "packed"
+    (decision,) = [each for each in found.decisions if each.name == SHIPPING_FORMAT]
+    assert (decision.choice, decision.option) == ("packed", "--ship onnx")
+    card = (found.artifact / "MODEL_CARD.md").read_text()
+    assert "packed/net.gz`, chosen by `--prefer latency" in card
+    assert SHIPPING_FORMAT in card
+    times["own"] = 2.0  # What was measured once is not measured again.
+    assert api.run(config.data, formats=["packed"], **options).verdict == found.verdict
+    assert api.export(config.out).verdict.ship == "packed"
+    stated = api.export(config.out, formats=["packed"], ship="onnx")
+    assert stated.verdict.ship == "onnx"
+    assert all(each.name != SHIPPING_FORMAT for each in stated.decisions)
+    assert api.export(config.out).verdict.ship == "onnx"
 
 
 def test_rejection_is_added_kept_and_removed_by_export(finished_run, tmp_path):
