@@ -44,5 +44,5 @@ def verify(
 
     with progress.screen(quiet=quiet) as emit:
         outcome = api.verify(artifact, data=data, test=test, trust=trust, emit=emit)
-    report.show_verdict(outcome, json=json)
+    report.show_verification(outcome, json=json)
     raise typer.Exit(outcome.verdict.exit_code)

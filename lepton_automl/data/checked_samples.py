@@ -319,30 +319,6 @@ def _no_picture_option(option: str, samples: Samples) -> ConfigError:
     )
 
 
-def kind_text(checked: CheckedSamples) -> str:
-    """What the samples are, such as `grey pictures 28x28`."""
-    if checked.samples.signals is not None and checked.size is not None:
-        channels = f"{checked.channels} channel{'s' * (checked.channels > 1)}"
-        return f"signals of {checked.size[1]} values in {channels}"
-    if (audio := checked.samples.audio) is not None and checked.samples.sound is not None:
-        return f"windows of {checked.samples.sound.shape[1]} audio samples at {audio.rate} Hz"
-    size = "of varying sizes" if checked.size is None else "{}x{}".format(*checked.size)
-    kinds = {1: "grey pictures", 3: "RGB pictures"}
-    kind = kinds.get(checked.channels, f"pictures with {checked.channels} channels")
-    return f"{kind} {size}"
-
-
-def summary_event(name: str, checked: CheckedSamples, counts: tuple[int, int, int]) -> Event:
-    """The event that summarises the data in one line."""
-    classes = len(checked.samples.class_names)
-    return Event(
-        "data",
-        f"{name}: {sum(counts)} {kind_text(checked)}, {classes} classes; "
-        f"{counts[0]} train, {counts[1]} validation, {counts[2]} test",
-        data={"train": counts[0], "validation": counts[1], "test": counts[2]},
-    )
-
-
 def _with_size(digest: bytes, size: tuple[int, int]) -> bytes:
     return hashlib.sha256(repr(size).encode() + digest).digest()
 

@@ -17,6 +17,7 @@ from lepton_automl.config import (
     Balance,
 )
 from lepton_automl.core.decisions import Decision
+from lepton_automl.core.events import Event
 from lepton_automl.data import decode_pool, pixel_cache
 from lepton_automl.data.audio_files import Audio
 from lepton_automl.data.checked_samples import (
@@ -205,6 +206,19 @@ class Dataset:
         return "audio" if self.is_audio else "signals" if self.is_signal else "pictures"
 
     @property
+    def samples_text(self) -> str:
+        """What the samples are, such as `grey pictures of 28x28 pixels`."""
+        channels = f"{self.channels} channel{'s' * (self.channels > 1)}"
+        if self.is_signal and self.size is not None:
+            return f"signals of {self.size[1]} values in {channels}"
+        if self.front_end is not None:
+            return f"windows of {self.front_end.window} audio samples at {self.front_end.rate} Hz"
+        kinds = {1: "grey pictures", 3: "RGB pictures"}
+        kind = kinds.get(self.channels, f"pictures with {channels}")
+        sizes = "several sizes" if self.size is None else "{}x{} pixels".format(*self.size)
+        return f"{kind} of {sizes}"
+
+    @property
     def is_audio(self) -> bool:
         """Whether samples are windows of sound, whose features nets see."""
         return self.front_end is not None
@@ -212,6 +226,17 @@ class Dataset:
     @property
     def parts(self) -> tuple[Part, Part, Part]:
         return self.train, self.validation, self.test
+
+    def summary_event(self) -> Event:
+        """The event that summarises the data in one line."""
+        train, validation, test = map(len, self.parts)
+        return Event(
+            "data",
+            f"{self.name}: {train + validation + test} {self.samples_text}, "
+            f"{len(self.class_names)} classes; "
+            f"{train} train, {validation} validation, {test} test",
+            data={"train": train, "validation": validation, "test": test},
+        )
 
     @property
     def fingerprint(self) -> str:

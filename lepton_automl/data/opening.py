@@ -29,7 +29,6 @@ from lepton_automl.data.checked_samples import (
     CheckedSamples,
     check_pictures,
     choose_file_scale,
-    summary_event,
     with_channels,
 )
 from lepton_automl.data.dataset import PREPROCESSING_SAMPLES, Dataset, Part
@@ -223,13 +222,11 @@ def open_dataset(
     train, validation, test_part = (
         _with_features(_part(checked, parts, name, quantization), front_end) for name in PARTS
     )
-    name, size = loading.dataset_name(str(data)), checked.size
-    emit(summary_event(name, checked, (len(train), len(validation), len(test_part))))
-    return Dataset(
-        name=name,
+    dataset = Dataset(
+        name=loading.dataset_name(str(data)),
         class_names=checked.samples.class_names,
         channels=checked.channels,
-        size=size,
+        size=checked.size,
         train=train,
         validation=validation,
         test=test_part,
@@ -243,6 +240,8 @@ def open_dataset(
         unreadable=checked.unreadable,
         reading=reading,
     )
+    emit(dataset.summary_event())
+    return dataset
 
 
 def _quantized(

@@ -223,7 +223,7 @@ def _decisions(
     """What is decided where an option is left out: search space, channels, device and the like."""
     decisions = []
     if config.space is None:
-        evidence = _kind_text(dataset)
+        evidence = dataset.samples_text
         decisions.append(Decision("search space", space.name, evidence, "inferred", "--space"))
     if config.device == "auto":
         has_gpu = resources.device.type == "cuda"
@@ -254,19 +254,6 @@ def _decisions(
             Decision("target", config.target, evidence, "assumed", "--target", is_detail=True)
         )
     return decisions
-
-
-def _kind_text(dataset: Dataset) -> str:
-    """What the samples are."""
-    if dataset.is_signal and dataset.size is not None:
-        channels = f"{dataset.channels} channel{'s' * (dataset.channels > 1)}"
-        return f"signals of {dataset.size[1]} values in {channels}"
-    if (front_end := dataset.front_end) is not None:
-        return f"windows of {front_end.window} audio samples at {front_end.rate} Hz"
-    sizes = "several sizes" if dataset.size is None else "{}x{} pixels".format(*dataset.size)
-    kinds = {1: "grey pictures", 3: "colour pictures"}
-    kind = kinds.get(dataset.channels, f"pictures with {dataset.channels} channels")
-    return f"{kind} of {sizes}"
 
 
 @contextmanager

@@ -156,12 +156,17 @@ def test_a_compression_shows_every_step_and_why():
     assert "97.90 %" in lines["quantized"]
 
 
-def test_decisions_are_shown_with_what_overrules_them(capsys):
+def test_decisions_are_shown_with_evidence_and_what_overrules_them(capsys):
     made = Decision("flip", "no random flips", "40 % of [216]", "measured", "--flip on")
-    report.show_verdict(Outcome(Path("a"), verdict(), decisions=(made,)))
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "no random" in line]
-    for part in ("flip", "40 % of [216]", "measured", "--flip on"):
-        assert part in line
+    outcome = Outcome(Path("a"), verdict(), decisions=(made,))
+    report.show_verdict(outcome)
+    lines = capsys.readouterr().out.splitlines()
+    place = next(i for i, line in enumerate(lines) if "no random" in line)
+    assert lines[place].split()[0] == "flip"
+    assert lines[place].rstrip().endswith("--flip on")
+    assert lines[place + 1].strip() == "measured: 40 % of [216]"
+    report.show_verification(outcome)
+    assert "no random" not in capsys.readouterr().out
 
 
 def test_of_details_the_terminal_shows_the_name_and_where_they_are(capsys):

@@ -105,7 +105,7 @@ def test_every_mode_of_picture_is_taken_in(lepton, quick, mode):
     done = lepton("run", "data", *quick[:-1], "--max-size-kb", "1")
     assert done.exit_code == 5, done.err
     colour = "grey" if mode in {"I;16", "L", "LA"} else "RGB"
-    assert f"8 {colour} pictures 7x9, 2 classes" in done.err
+    assert f"8 {colour} pictures of 7x9 pixels, 2 classes" in done.err
 
 
 def test_a_folder_of_all_modes_and_sizes_gives_an_artifact_that_classifies_them(lepton, quick):

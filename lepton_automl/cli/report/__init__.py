@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -44,6 +45,7 @@ __all__ = [
     "show_status",
     "show_sweep",
     "show_verdict",
+    "show_verification",
     "watch_status",
 ]
 
@@ -60,6 +62,11 @@ def show_verdict(outcome: Outcome, *, json: bool = False) -> None:
         if outcome.search_result is not None:
             show(tables.search_view(outcome.search_result))
         _show_outcome(outcome)
+
+
+def show_verification(outcome: Outcome, *, json: bool = False) -> None:
+    """Print the verdict on an artifact that was there; its model card lists the decisions."""
+    show_verdict(outcome if json else dataclasses.replace(outcome, decisions=()), json=json)
 
 
 def show_search(found: SearchResult, *, json: bool = False) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from rich import box
 from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _COLOURS = {"holds": "green", "broken": "red", "undecided": "yellow"}
 _FRONT_ROWS = 12
 """Rows of the front at most; `--json` prints all."""
+_OPTION_CELLS = 24
+"""Width of the column of options, which a list of several fills otherwise."""
 Mark = Literal["other", "front", "winner"]
 _SIGNS: dict[Mark, str] = {"other": "·", "front": "o", "winner": "#"}
 _DRAWING_ORDER: tuple[Mark, ...] = ("other", "front", "winner")
@@ -78,12 +81,15 @@ def decisions_view(decisions: Sequence[Decision], artifact: Path) -> RenderableT
 
 
 def decision_table(decisions: Sequence[Decision], *, show_details: bool = False) -> Table:
-    """Decisions as a table, one row each."""
-    table = _table("decisions made for you", *formatting.DECISION_COLUMNS)
+    """Decisions as a table: each with its evidence below it, and the option that overrules it."""
+    table = _table("decisions made for you", "about", "decision", "overruled by")
+    table.box, table.pad_edge, table.expand = box.SIMPLE_HEAD, False, True
+    about, decision, option = table.columns
+    about.style, decision.ratio, option.max_width = "bold", 1, _OPTION_CELLS
     for each in decisions:
         if show_details or not each.is_detail:
-            cells = (each.name, each.choice, each.evidence, each.certainty, each.option)
-            table.add_row(*cells)
+            evidence = Text(f"{each.certainty}: {each.evidence}", "dim")
+            table.add_row(each.name, Group(Text(each.choice), evidence), each.option)
     return table
 
 
