@@ -18,7 +18,7 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.search.candidate_pool import CandidateEstimate, Params
 from lepton_automl.search.objectives import load
 from lepton_automl.search.proposals.proposer import ASKED
-from lepton_automl.search.rungs import Rung, RungEntry
+from lepton_automl.search.rungs import Rung, RungEntries, RungEntry
 from lepton_automl.search.scheduler import Scheduler
 from lepton_automl.search.space.draw import SpaceTrial
 from lepton_automl.search.study import SearchStudy
@@ -105,7 +105,7 @@ class Search:
             RungEntry(n, a, (self._size(n),) if self.costs else (), VALIDATION)
             for n, a in here.items()
         ]
-        return Rung(entries, {n for n in here if len(self.scores[n]) > rung + 1})
+        return Rung(RungEntries(entries), {n for n in here if len(self.scores[n]) > rung + 1})
 
     def _proposed(self, given: Params | None = None) -> int:
         """A new trial: as the product asks, judges and tells."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,14 @@ NEAREST = 12
 """Candidates with the smallest violations that are kept where none is feasible."""
 
 
+Identity = frozenset[tuple[str, Any]]
+
+
+def identity_of(params: Params) -> Identity:
+    """What two points of equal parameters have in common."""
+    return frozenset(params.items())
+
+
 @dataclass(frozen=True, eq=False)
 class CandidateEstimate:
     """Estimated costs and violation of a point."""
@@ -42,6 +51,16 @@ class CandidateEstimate:
     and ratios count."""
     violation: float = 0.0
     """Sum of the amounts by which constraints are broken; 0 for a feasible point."""
+
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """Of its parameters."""
+        return identity_of(self.params)
+
+    @functools.cached_property
+    def text(self) -> str:
+        """Its parameters by name; values of other types differ, unlike in `identity`."""
+        return repr(sorted(self.params.items()))
 
 
 Estimator = Callable[[Params], CandidateEstimate | None]
@@ -108,7 +127,7 @@ class CandidatePool:
                 return
             candidate = Candidate(drawn, known)
             if known.violation <= 0:
-                feasible.setdefault(repr(sorted(known.params.items())), candidate)
+                feasible.setdefault(known.text, candidate)
             else:
                 others.append(candidate)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import closing, contextmanager
 
 import torch
@@ -219,6 +220,9 @@ class SearchLoop:
             # Which trials the new plan is for decides what it proposes.
             self._proposer = Proposer(work, trials, self._objectives, lock)
         self._scheduler = Scheduler(self._proposer.study)
+        self._with_last: dict[int, set[int]] = {}
+        """Trials by the number of their last rung, of the first `_with_rungs` ones."""
+        self._with_rungs = 0
         self._show_at = -math.inf
         self._begun, self._epochs_before = time.monotonic(), self._epochs_done()
         self._is_slow_reported = False
@@ -284,8 +288,10 @@ class SearchLoop:
                 action: Action | None = Action()
             else:
                 self._proposer.estimator.most_macs = self._most_macs()
-                promotable = self._promotable(closing=not may_propose)
-                action = self._scheduler.next_action(promotable, may_propose=may_propose)
+                promotable = self._promotable(running, closing=not may_propose)
+                action = self._scheduler.next_action(
+                    promotable, may_propose=may_propose, may_train=self._may_train_now()
+                )
             if action is None:
                 return None
             if action.promote is not None:
@@ -307,40 +313,51 @@ class SearchLoop:
         """Whether a training ends in time on the worker that is free, which may be a slow one."""
         return self.clock.allows(self._workers.slowness * work, seconds_before)
 
-    def _is_short(self, work: float) -> bool:
-        """Whether a training may start on the worker that is free.
-
-        On a slow one it takes no longer than the longest rung on the fastest, as the others would
-        wait for it at the end; where no other worker is busy it may take any time.
-        """
-        slowness = self._workers.slowness
-        if slowness == 1.0 or not self._workers.busy:
-            return True
-        rungs = (self._work_of(n, RUNGS - 1) for n in self._trials.trained())
-        return slowness * work <= max(rungs, default=math.inf)
-
     @property
     def _compares_known_nets(self) -> bool:
         """Whether the time is only enough for one rung of the known-good nets."""
         plan = self._trials.plan
         return plan is not None and plan.is_scarce and len(self._proposer.first) > 1
 
-    def _promotable(self, *, closing: bool) -> list[int]:
-        """Trials that may train their next rung by the promotion rule and the time left."""
+    def _promotable(self, running: Set[int], *, closing: bool) -> list[int]:
+        """Trials that may train their next rung by the promotion rule."""
         if self._compares_known_nets:
             return []
         rungs = [
-            Rung(self._trials.entries(rung, self._known_costs), self._promoted(rung))
+            Rung(self._trials.entries(rung, self._known_costs), self._promoted(rung, running))
             for rung in range(RUNGS - 1)
         ]
-        found = self._scheduler.promotable(rungs, closing=closing)
-        works = {n: self._work_of(n, len(self._trials.results[n])) for n in found}
-        return [n for n in found if self._allows(works[n]) and self._is_short(works[n])]
+        return self._scheduler.promotable(rungs, closing=closing)
 
-    def _promoted(self, rung: int) -> set[int]:
+    def _promoted(self, rung: int, running: Set[int]) -> set[int]:
         """Trials that train or have trained beyond `rung`, or have no rung after it."""
-        last = {n for n in self._trials if len(self._tasks.cycles(n)) == rung + 1}
-        return self._trials.beyond(rung) | self._running() | last
+        if self._with_rungs < len(self._trials):
+            for number in itertools.islice(self._trials, self._with_rungs, None):
+                self._with_last.setdefault(len(self._tasks.cycles(number)) - 1, set()).add(number)
+            self._with_rungs = len(self._trials)
+        return self._with_last.get(rung, set()) | self._trials.beyond(rung) | running
+
+    def _may_train_now(self) -> Callable[[int], bool]:
+        """Whether the next rung of a trial ends in time on the worker that is free."""
+        slowness, left = self._workers.slowness, self.clock.search_seconds()
+        longest = self._longest_work(slowness)
+
+        def may_train(number: int) -> bool:
+            work = slowness * self._work_of(number, len(self._trials.results[number]))
+            return work <= longest and (left == math.inf or self.clock.seconds(work) <= left)
+
+        return may_train
+
+    def _longest_work(self, slowness: float) -> float:
+        """Size, on the fastest worker, of what takes as long as may be on the one that is free.
+
+        On a slow one that is the longest rung, as the others would wait for it at the end; where no
+        other worker is busy it may take any time.
+        """
+        if slowness == 1.0 or not self._workers.busy:
+            return math.inf
+        rungs = (self._work_of(n, RUNGS - 1) for n in self._trials.trained())
+        return max(rungs, default=math.inf)
 
     def _may_propose(self) -> bool:
         """Whether a new trial may start: its proposal and its first rung fit in the time left."""

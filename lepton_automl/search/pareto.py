@@ -49,6 +49,23 @@ def pareto_ranks(points: NDArray[np.float64]) -> NDArray[np.int64]:
     return ranks
 
 
+def on_front(points: Points) -> NDArray[np.bool_]:
+    """Which points no other one dominates: those of rank 0, without a matrix of all pairs.
+
+    Parameters
+    ----------
+    points : ndarray
+        (N, D), every coordinate to be minimized.
+
+    Returns
+    -------
+    ndarray
+        bool (N,); equal points do not dominate each other.
+    """
+    best = set(map(tuple, front_of(points).tolist()))
+    return np.array([tuple(point) in best for point in points.tolist()], np.bool_)
+
+
 def hypervolume(points: Points, reference: Points) -> float:
     """Exact volume that `points` dominate, up to `reference`.
 

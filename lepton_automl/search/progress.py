@@ -11,7 +11,7 @@ from lepton_automl.core.decisions import SEARCH_TIME, Decision
 from lepton_automl.core.events import Event
 from lepton_automl.core.units import duration, epochs_text
 from lepton_automl.search.objectives import Objective
-from lepton_automl.search.pareto import pareto_ranks
+from lepton_automl.search.pareto import on_front
 from lepton_automl.search.request import SearchRequest, TrialRow
 from lepton_automl.search.time_plan import FEW_TRIALS
 from lepton_automl.search.trials import Trials
@@ -46,8 +46,8 @@ def front_of(trials: Trials, objectives: Sequence[Objective]) -> tuple[TrialRow,
         return ()
     known = [(trials.best_result(n).accuracy, trials[n].cost) for n in alive]
     points = [[o.sign * o.value(accuracy, cost) for o in objectives] for accuracy, cost in known]
-    ranks = pareto_ranks(np.array(points, dtype=np.float64))
-    rows = [row_of(trials, n) for n, rank in zip(alive, ranks, strict=True) if rank == 0]
+    best = on_front(np.array(points, dtype=np.float64))
+    rows = [row_of(trials, n) for n, is_best in zip(alive, best, strict=True) if is_best]
     return tuple(sorted(rows, key=lambda row: (-(row.accuracy or 0.0), row.cost.size_bytes)))
 
 

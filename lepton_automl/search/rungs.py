@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
+import bisect
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Set
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lepton_automl.metrics.intervals import wilson_interval
 
@@ -63,17 +62,93 @@ def cycles(epochs: int, samples: int) -> tuple[int, ...]:
     return tuple(after - before for before, after in zip((0, *reached), reached, strict=False))
 
 
+class RungEntries:
+    """Trials that have finished a rung, in the order of their numbers.
+
+    Entries are only added, and what is known of those before is kept: with thousands of trials each
+    decision looks at all of them.
+
+    Parameters
+    ----------
+    entries : iterable of RungEntry
+        The first ones.
+    """
+
+    def __init__(self, entries: Iterable[RungEntry] = ()) -> None:
+        self._entries: list[RungEntry] = []
+        self._numbers: set[int] = set()
+        self._added: list[RungEntry] = []
+        """In the order they came in; those from `_judged` on are in none of the arrays below."""
+        self._judged = 0
+        self._low = self._high = np.empty(0)
+        """Ends of the intervals; with room for more."""
+        self._costs = np.empty((0, 0))
+        self._dropped: set[int] = set()
+        for entry in entries:
+            self.add(entry)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[RungEntry]:
+        return iter(self._entries)
+
+    @property
+    def numbers(self) -> Set[int]:
+        """Numbers of the trials."""
+        return self._numbers
+
+    def add(self, entry: RungEntry) -> None:
+        """Add a trial that is not among them."""
+        bisect.insort(self._entries, entry, key=lambda each: each.number)
+        self._numbers.add(entry.number)
+        self._added.append(entry)
+
+    @property
+    def dropped(self) -> Set[int]:
+        """Numbers of trials that are significantly worse than another one of no higher cost.
+
+        The upper end of their 90 % interval (Wilson 1927) is below the lower end of the other's.
+        More entries drop more trials and bring none back.
+        """
+        while self._judged < len(self._added):
+            self._judge(self._added[self._judged])
+        return self._dropped
+
+    def _judge(self, entry: RungEntry) -> None:
+        """Compare an entry with those before it."""
+        count = self._judged
+        if count == len(self._low):
+            self._make_room(len(entry.costs))
+        low, high = wilson_interval(entry.accuracy * entry.samples, entry.samples, SURE)
+        lows, highs, costs = self._low[:count], self._high[:count], self._costs[:count]
+        if ((lows > high) & (costs <= entry.costs).all(1)).any():
+            self._dropped.add(entry.number)
+        worse = (highs < low) & (costs >= entry.costs).all(1)
+        self._dropped.update(self._added[place].number for place in np.flatnonzero(worse))
+        self._low[count], self._high[count], self._costs[count] = low, high, entry.costs
+        self._judged += 1
+
+    def _make_room(self, costs: int) -> None:
+        more = max(64, len(self._low))
+        self._low, self._high = (
+            np.append(ends, np.empty(more)) for ends in (self._low, self._high)
+        )
+        before = self._costs if len(self._costs) else np.empty((0, costs))
+        self._costs = np.vstack([before, np.empty((more, costs))])
+
+
 @dataclass(frozen=True, eq=False)
 class Rung:
     """One rung of a search: its results, and the trials that are no candidates for promotion."""
 
-    entries: Sequence[RungEntry]
+    entries: RungEntries
     """All trials that have finished it."""
-    promoted: Collection[int]
+    promoted: Set[int]
     """Numbers of trials that train or have trained longer, or have no further rung."""
 
 
-def promotable(rungs: Sequence[Rung], *, closing: bool) -> list[int]:
+def promotable(rungs: Collection[Rung], *, closing: bool) -> list[int]:
     """Trials that the acquisition function may choose for their next rung.
 
     At most half of a rung's trials and one more are promoted while new trials start, so that a good
@@ -84,7 +159,7 @@ def promotable(rungs: Sequence[Rung], *, closing: bool) -> list[int]:
 
     Parameters
     ----------
-    rungs : sequence of Rung
+    rungs : collection of Rung
         From the first one on.
     closing : bool
         No new trials will start.
@@ -94,38 +169,12 @@ def promotable(rungs: Sequence[Rung], *, closing: bool) -> list[int]:
     list of int
         Numbers, from the first rung on.
     """
-    found = []
+    found: list[int] = []
     for number, rung in enumerate(rungs):
         count = len(rung.entries)
         quota = max(1, count // ETA) if closing else count // 2 + 1
-        promoted = set(rung.promoted)
-        if len({e.number for e in rung.entries} & promoted) >= quota:
+        if len(rung.entries.numbers & rung.promoted) >= quota:
             continue
-        excluded = promoted | dropped(rung.entries) if number else promoted
-        found += [e.number for e in rung.entries if e.number not in excluded]
+        left = rung.entries.numbers - rung.promoted
+        found += sorted(left - rung.entries.dropped if number else left)
     return found
-
-
-def dropped(entries: Sequence[RungEntry]) -> set[int]:
-    """Numbers of trials that are significantly worse than another one of no higher cost.
-
-    The upper end of their 90 % interval (Wilson 1927) is below the lower end of the other's.
-    """
-    if not entries:
-        return set()
-    bounds = [_interval(s.accuracy * s.samples, s.samples) for s in entries]
-    low, high = (np.array(ends) for ends in zip(*bounds, strict=True))
-    costs = np.array([s.costs for s in entries]).reshape(len(entries), -1)
-    if costs.shape[1] == 1:  # Thousands of trials: not every pair.
-        order = np.argsort(costs[:, 0])
-        cheaper_or_equal = np.searchsorted(costs[order, 0], costs[:, 0], side="right") - 1
-        out: NDArray[np.bool_] = np.maximum.accumulate(low[order])[cheaper_or_equal] > high
-    else:
-        cheaper = (costs[:, None, :] <= costs[None, :, :]).all(2)
-        out = np.any((low[:, None] > high[None, :]) & cheaper, axis=0)
-    return {s.number for s, is_out in zip(entries, out, strict=True) if is_out}
-
-
-@functools.lru_cache(maxsize=1 << 15)
-def _interval(correct: float, samples: int) -> tuple[float, float]:
-    return wilson_interval(correct, samples, SURE)

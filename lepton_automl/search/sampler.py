@@ -12,9 +12,14 @@ study does not know, so that it may continue with other ones.
 
 from __future__ import annotations
 
+import bisect
+import functools
+import itertools
 import math
+import operator
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,10 +37,12 @@ from lepton_automl.search.candidate_pool import (
     CandidatePool,
     Conditions,
     Estimator,
+    Identity,
     Params,
     Space,
     even_draw,
     even_value,
+    identity_of,
 )
 from lepton_automl.search.seeds import seed_of
 from lepton_automl.search.surrogate import Encoding, Floats, Result, Surrogate
@@ -95,13 +102,13 @@ class _Known:
     """A trial as the model uses it."""
 
     number: int
-    params: Params
+    estimate: CandidateEstimate
     observations: tuple[Observation, ...]
     costs: tuple[float, ...]
     """Values of the objectives that are known without a trial; lower is better."""
     is_feasible: bool
 
-    @property
+    @functools.cached_property
     def left(self) -> int | None:
         """Rungs after its last result; None without a result."""
         found = [o.rungs_left for o in self.observations if o.value is not None]
@@ -113,14 +120,160 @@ class _Noted:
     """What is read from a trial, kept until the trial changes."""
 
     trial: FrozenTrial
-    identity: frozenset[tuple[str, Any]]
     is_informative: bool
     observed: tuple[Observation, ...]
 
-    @property
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """Of its parameters."""
+        return identity_of(self.trial.params)
+
+    @functools.cached_property
     def is_running(self) -> bool:
         """Whether a training of it runs."""
         return any(one.value is None for one in self.observed)
+
+    @functools.cached_property
+    def is_feasible(self) -> bool:
+        """Whether it satisfies all constraints that were set."""
+        return all(value <= 0 for value in self.trial.constraints.values())
+
+    @functools.cached_property
+    def last(self) -> Observation | None:
+        """Its last result."""
+        finished = [one for one in self.observed if one.value is not None]
+        return min(finished, key=lambda one: one.rungs_left, default=None)
+
+    def is_like(self, other: _Noted | None) -> bool:
+        """Whether a ranking takes the same from both."""
+        if other is None or not (self.is_informative and other.is_informative):
+            return not self.is_informative and (other is None or not other.is_informative)
+        return (self.trial.state, self.observed) == (other.trial.state, other.observed)
+
+
+class _Notes:
+    """What is read from the trials of a study; of many that stay as they are, nothing is done.
+
+    Numbers are places in the list of trials.
+    """
+
+    def __init__(self) -> None:
+        self._trials: list[FrozenTrial | None] = []
+        self._notes: list[_Noted | None] = []
+        self._tried: Counter[Identity] = Counter()
+        self._informative: list[int] = []
+        """Numbers, in order."""
+        self._running: set[int] = set()
+        self._of_rung: dict[int, list[tuple[float, int]]] = {}
+        """Rungs left -> minus the value and the number of trials whose last result that is."""
+        self._numbers_of_rung: dict[int, list[int]] = {}
+        self.observations = 0
+        """Of all informative trials, at least one each."""
+        self.changed: dict[int, _Noted | None] = {}
+        """What was noted before of those that changed since `remember`; None: nothing."""
+
+    def update(
+        self, trials: Sequence[FrozenTrial | None], read: Callable[[FrozenTrial], _Noted]
+    ) -> None:
+        """Read the trials that are other objects than before; None counts as no trial."""
+        if len(trials) < len(self._trials):
+            self.update([*trials, *[None] * (len(self._trials) - len(trials))], read)
+            return
+        self._trials += [None] * (len(trials) - len(self._trials))
+        self._notes += [None] * (len(trials) - len(self._notes))
+        differ = map(operator.is_not, trials, self._trials)
+        for number in list(itertools.compress(itertools.count(), differ)):
+            trial = trials[number]
+            self._replace(number, None if trial is None else read(trial))
+            self._trials[number] = trial
+
+    @property
+    def informative(self) -> list[_Noted]:
+        """Notes that the model uses, in order."""
+        return [self._at(number) for number in self._informative]
+
+    @property
+    def running(self) -> int:
+        """Number of trials that train."""
+        return len(self._running)
+
+    @property
+    def changes(self) -> int:
+        """Number of informative trials that changed since `remember`."""
+        notes = (self._notes[number] for number in self.changed)
+        return sum(note is not None and note.is_informative for note in notes)
+
+    @property
+    def count(self) -> int:
+        """Number of informative trials."""
+        return len(self._informative)
+
+    def is_as_remembered(self) -> bool:
+        """Whether a ranking would be what it was at `remember`."""
+        for number, before in self.changed.items():
+            now = self._notes[number]
+            if not (now or _UNREAD).is_like(before):
+                return False
+        return True
+
+    def remember(self) -> None:
+        """Count changes from now on."""
+        self.changed = {}
+
+    def has_tried(self, identity: Identity) -> bool:
+        """Whether any trial, in any state, has these parameters."""
+        return self._tried[identity] > 0
+
+    def bounded(self) -> list[_Noted]:
+        """All of few informative trials, of many those that a decision depends on most."""
+        if len(self._informative) <= MOST_TRIALS:
+            return self.informative
+        kept = set[int]()
+        for rung, found in self._of_rung.items():
+            kept |= {number for _, number in found[:MOST_OF_RUNG]}
+            kept |= set(self._numbers_of_rung[rung][-MOST_NEW // 2 :])
+        kept |= set(sorted(self._running)[-MOST_NEW:])
+        return [self._at(number) for number in sorted(kept)]
+
+    def _at(self, number: int) -> _Noted:
+        note = self._notes[number]
+        assert note is not None, "informative"
+        return note
+
+    def _replace(self, number: int, note: _Noted | None) -> None:
+        before = self._notes[number]
+        self.changed.setdefault(number, before)
+        if before is not None:
+            self._tried[before.identity] -= 1
+            if not self._tried[before.identity]:
+                del self._tried[before.identity]
+            if before.is_informative:
+                self._count(number, before, -1)
+        if note is not None:
+            self._tried[note.identity] += 1
+            if note.is_informative:
+                self._count(number, note, +1)
+        self._notes[number] = note
+
+    def _count(self, number: int, note: _Noted, sign: int) -> None:
+        """Add an informative trial to the tables, or remove it."""
+        change = _insert if sign > 0 else _remove
+        change(self._informative, number)
+        self.observations += sign * max(1, len(note.observed))
+        if note.is_running:
+            (self._running.add if sign > 0 else self._running.discard)(number)
+        if note.last is not None:
+            rung = note.last.rungs_left
+            change(self._of_rung.setdefault(rung, []), (-(note.last.value or 0.0), number))
+            change(self._numbers_of_rung.setdefault(rung, []), number)
+
+
+def _insert(table: list[Any], value: Any) -> None:
+    bisect.insort(table, value)
+
+
+def _remove(table: list[Any], value: Any) -> None:
+    del table[bisect.bisect_left(table, value)]
 
 
 class LeptonSampler(BaseSampler):
@@ -171,10 +324,13 @@ class LeptonSampler(BaseSampler):
         self._pool = CandidatePool(self._seed, n_candidates, n_neighbors)
         self._search_space, self._estimate, self._observe = search_space, estimate, observe
         self._last: tuple[object, Ranking] | None = None
-        self._noted: dict[int, _Noted] = {}
-        """Of trials by their number; only with `observe`, whose studies lie in memory."""
-        self._ranked_notes: dict[int, _Noted] = {}
-        """What `_last` was made from."""
+        self._notes = _Notes()
+        """Of the study; only with `observe`, whose studies lie in memory."""
+        self._ranked_content: object = None
+        """What `_last` was made from, without `observe`."""
+        self._encoding: tuple[Space, Encoding] | None = None
+        self._levels: dict[Identity, tuple[int, ...]] = {}
+        """Encoded points of the last ranking."""
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -194,8 +350,8 @@ class LeptonSampler(BaseSampler):
         """Values of all parameters; Optuna ignores those that the trial does not suggest."""
         if not search_space:
             return {}
-        trials = [t for t in study.get_trials(deepcopy=False) if t.number != trial.number]
-        fresh = self._untried(study, self._ranked(study, trials, search_space), trials)
+        notes = self._read(study, without=trial.number)
+        fresh = _untried(self._ranked(study, notes, search_space), notes)
         if fresh:
             return dict(fresh[0][0].drawn)
         return dict(even_draw(search_space, seed_of(self._seed, "trial", trial.number)))
@@ -217,54 +373,45 @@ class LeptonSampler(BaseSampler):
 
         The first candidate is the proposal for the study's next trial.
         """
-        trials = study.get_trials(deepcopy=False)
         space = self._search_space
         if space is None:
+            trials = study.get_trials(deepcopy=False)
             space = {k: d for t in trials for k, d in t.distributions.items()}
-        ranking = self._ranked(study, trials, space)
-        return Ranking(ranking.trials, self._untried(study, ranking, trials))
+        notes = self._read(study)
+        ranking = self._ranked(study, notes, space)
+        return Ranking(ranking.trials, _untried(ranking, notes))
 
-    def _ranked(self, study: optuna.Study, trials: Sequence[FrozenTrial], space: Space) -> Ranking:
+    def _read(self, study: optuna.Study, without: int | None = None) -> _Notes:
+        """Notes on the trials of the study, those that changed read again."""
+        notes = _Notes() if self._observe is None else self._notes
+        trials: list[FrozenTrial | None] = [*study.get_trials(deepcopy=False)]
+        if without is not None:
+            trials[without] = None
+        # A study in memory replaces a trial by another object when it changes.
+        notes.update(trials, functools.partial(self._note, study))
+        return notes
+
+    def _ranked(self, study: optuna.Study, notes: _Notes, space: Space) -> Ranking:
         """The ranking, cached for the same content of the study, or for nearly the same."""
-        notes = [self._note(study, trial) for trial in trials]
-        seen = [note for note in notes if note.is_informative]
-        if self._last is not None and self._is_recent(seen):
-            return self._last[1]
-        content = tuple((n.trial.number, n.trial.state, *n.observed) for n in seen), *space
-        if self._last is not None and self._last[0] == content:
-            return self._last[1]
-        ranking = self._rank(study, seen, space)
+        content: object = tuple(space)
+        if self._observe is None:
+            seen = ((n.trial.number, n.trial.state, *n.observed) for n in notes.informative)
+            content = *seen, *space
+        if self._last is not None:
+            is_same = self._last[0] == content and (
+                self._observe is None or notes.is_as_remembered()
+            )
+            if is_same or (self._observe is not None and _is_recent(notes)):
+                return self._last[1]
+        ranking = self._rank(study, notes, space)
         self._last = content, ranking
-        self._ranked_notes = {note.trial.number: note for note in seen}
+        notes.remember()
         return ranking
 
-    def _is_recent(self, seen: Sequence[_Noted]) -> bool:
-        """Whether few trials have changed since the last ranking, relative to those that train."""
-        if len(seen) < TASKS_PER_CHANGE or not self._last or not self._last[1].trials:
-            return False
-        most = sum(note.is_running for note in seen) // TASKS_PER_CHANGE
-        before = self._ranked_notes
-        return most > 0 and most >= sum(before.get(n.trial.number) is not n for n in seen)
-
     def _note(self, study: optuna.Study, trial: FrozenTrial) -> _Noted:
-        """What is read from a trial; read again where it is another object."""
-        known = self._noted.get(trial.number)
-        # A study in memory replaces a trial by another object when it changes.
-        if known is not None and known.trial is trial:
-            return known
+        """What is read from a trial."""
         is_informative = self._is_informative(trial)
-        observed = self._observed(study, trial) if is_informative else ()
-        note = _Noted(trial, _identity(trial.params), is_informative, observed)
-        if self._observe is not None:
-            self._noted[trial.number] = note
-        return note
-
-    def _untried(
-        self, study: optuna.Study, ranking: Ranking, trials: Sequence[FrozenTrial]
-    ) -> list[tuple[Candidate, float]]:
-        """Candidates whose parameters no trial has, in any state."""
-        tried = {self._note(study, trial).identity for trial in trials}
-        return [pair for pair in ranking.candidates if _identity(pair[0].params) not in tried]
+        return _Noted(trial, is_informative, self._observed(study, trial) if is_informative else ())
 
     def _is_informative(self, trial: FrozenTrial) -> bool:
         if trial.state in (TrialState.FAIL, TrialState.WAITING):
@@ -290,24 +437,22 @@ class LeptonSampler(BaseSampler):
         direction = study.directions[0]
         return tuple(Observation(1, _gain(direction, value)) for value in _last_value(trial))
 
-    def _rank(self, study: optuna.Study, notes: Sequence[_Noted], space: Space) -> Ranking:
-        turn = sum(max(1, len(note.observed)) for note in notes)
-        chance = random.Random(seed_of(self._seed, "turn", turn))
-        count, notes = len(notes), _bounded(notes)
-        seen = [note.trial for note in notes]
+    def _rank(self, study: optuna.Study, notes: _Notes, space: Space) -> Ranking:
+        chance = random.Random(seed_of(self._seed, "turn", notes.observations))
+        kept = notes.bounded()
+        seen = [note.trial for note in kept]
         estimate = self._estimate or _learned_estimate(seen)
-        known = self._model(study, seen, estimate, chance)
-        pool = self._pool(space, count, _parents(known), estimate)
-        tried = {_identity(one.params) for one in known}
-        untried = {key: c for c in pool if (key := _identity(c.params)) not in tried}
+        known = self._model(study, kept, estimate, chance)
+        pool = self._pool(space, notes.count, _parents(known), estimate)
+        tried = {one.estimate.identity for one in known}
+        untried = {key: c for c in pool if (key := c.estimate.identity) not in tried}
         candidates = list(untried.values())
         trained = sum(one.left is not None for one in known)
         rejected = sum(one.left is None and not one.is_feasible for one in known)
         if not trained or trained + rejected < self._startup or not candidates:
             return Ranking({}, [(candidate, 0.0) for candidate in candidates])
-        points = [*(one.params for one in known), *(c.params for c in candidates)]
-        encoding = Encoding(space)
-        rows = encoding.rows(points)
+        points = [*(one.estimate for one in known), *(c.estimate for c in candidates)]
+        encoding, rows = self._encoded(space, points)
         costs = [one.costs for one in known]
         costs += [_costs(study, c.estimate) for c in candidates]
         values = acquisition(encoding, rows, known, costs, chance)
@@ -319,32 +464,55 @@ class LeptonSampler(BaseSampler):
             [(candidate, float(value)) for candidate, value in new],
         )
 
+    def _encoded(
+        self, space: Space, points: Sequence[CandidateEstimate]
+    ) -> tuple[Encoding, Floats]:
+        """Encoding of the space and its rows of points; most points were in the last ranking."""
+        if self._encoding is None or self._encoding[0] != space:
+            self._encoding, self._levels = (dict(space), Encoding(space)), {}
+        encoding, known = self._encoding[1], self._levels
+        self._levels = {
+            key: known[key] if key in known else encoding.levels(point.params)
+            for point in points
+            for key in (point.identity,)
+        }
+        return encoding, encoding.one_hot([self._levels[point.identity] for point in points])
+
     def _model(
         self,
         study: optuna.Study,
-        seen: Sequence[FrozenTrial],
+        seen: Sequence[_Noted],
         estimate: Estimator,
         chance: random.Random,
     ) -> list[_Known]:
         """Trials with their observations, scaled for the model."""
-        both = [(trial, one) for trial in seen if (one := estimate(trial.params)) is not None]
+        both = [(note, one) for note in seen if (one := estimate(note.trial.params)) is not None]
         fixed = {index for _, one in both for index in one.values}
         learned = [n for n in range(len(study.directions)) if n not in fixed]
-        observations = [self._observed(study, trial) for trial, _ in both]
+        observations = [note.observed for note, _ in both]
         if self._observe is None:
-            complete = [trial.state == TrialState.COMPLETE for trial, _ in both]
+            complete = [note.trial.state == TrialState.COMPLETE for note, _ in both]
             observations = _combined(observations, complete, learned, chance)
         observations = _without_failures(observations)
         return [
-            _Known(
-                trial.number,
-                one.params,
-                observed,
-                _costs(study, one),
-                all(value <= 0 for value in trial.constraints.values()),
-            )
-            for (trial, one), observed in zip(both, observations, strict=True)
+            _Known(note.trial.number, one, observed, _costs(study, one), note.is_feasible)
+            for (note, one), observed in zip(both, observations, strict=True)
         ]
+
+
+_UNREAD = _Noted(optuna.trial.create_trial(value=0.0), False, ())
+"""In place of no trial."""
+
+
+def _is_recent(notes: _Notes) -> bool:
+    """Whether few trials have changed since the last ranking, relative to those that train."""
+    most = notes.running // TASKS_PER_CHANGE
+    return most > 0 and most >= notes.changes
+
+
+def _untried(ranking: Ranking, notes: _Notes) -> list[tuple[Candidate, float]]:
+    """Candidates whose parameters no trial has, in any state."""
+    return [pair for pair in ranking.candidates if not notes.has_tried(pair[0].estimate.identity)]
 
 
 def acquisition(
@@ -551,7 +719,7 @@ def _parents(known: Sequence[_Known]) -> list[Params]:
     for one in known:
         results = [(-o.rungs_left, o.value) for o in one.observations if o.value is not None]
         if results and one.is_feasible:
-            ranked.append((max(results), one.params))
+            ranked.append((max(results), one.estimate.params))
     ranked.sort(key=lambda pair: pair[0], reverse=True)  # Stable: the first of equals.
     return [params for _, params in ranked[:PARENTS]]
 
@@ -570,25 +738,3 @@ def _last_value(trial: FrozenTrial) -> list[float]:
     """The last finite intermediate value, if there is one."""
     values = [trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
     return [value for value in values if not math.isnan(value)][-1:]
-
-
-def _bounded(notes: Sequence[_Noted]) -> Sequence[_Noted]:
-    """All of few trials, of many those that a decision depends on most, in their order."""
-    if len(notes) <= MOST_TRIALS:
-        return notes
-    kept, of_rung = set[int](), dict[int, list[tuple[float, int]]]()
-    for place, note in enumerate(notes):
-        finished = [o for o in note.observed if o.value is not None]
-        if finished:
-            last = min(finished, key=lambda one: one.rungs_left)
-            of_rung.setdefault(last.rungs_left, []).append((-(last.value or 0.0), place))
-    for found in of_rung.values():
-        kept |= {place for _, place in sorted(found)[:MOST_OF_RUNG]}
-        kept |= {place for _, place in found[-MOST_NEW // 2 :]}
-    running = [place for place, note in enumerate(notes) if note.is_running]
-    kept |= set(running[-MOST_NEW:])
-    return [notes[place] for place in sorted(kept)]
-
-
-def _identity(params: Params) -> frozenset[tuple[str, Any]]:
-    return frozenset(params.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,13 @@ class Scheduler:
         rule = promotable if self._study.ranks else successive_halving
         return rule(rungs, closing=closing)
 
-    def next_action(self, promotable: Sequence[int], *, may_propose: bool) -> Action | None:
+    def next_action(
+        self,
+        promotable: Sequence[int],
+        *,
+        may_propose: bool,
+        may_train: Callable[[int], bool] = lambda _: True,
+    ) -> Action | None:
         """The next training; None where nothing is left to do.
 
         Parameters
@@ -60,17 +66,28 @@ class Scheduler:
             Numbers of the trials that may train longer, as `promotable` returns them.
         may_propose : bool
             Whether a new trial may start.
+        may_train : callable
+            Whether the next rung of a trial may start now; asked of as few as possible.
         """
+        new = Action() if may_propose else None
         if not promotable:
-            return Action() if may_propose else None
+            return new
         if not self._study.ranks:
-            return Action(promotable[0])
+            first = next(filter(may_train, promotable), None)
+            return new if first is None else Action(first)
         values, candidate = self._study.rank()
-        best = max(promotable, key=lambda number: values.get(number, -math.inf))
-        value = values.get(best, -math.inf)  # Minus infinity: above this turn's cost bound.
-        if may_propose and (value == -math.inf or (candidate is not None and candidate > value)):
-            return Action()
-        return Action(best)
+        # Minus infinity: above this turn's cost bound. So are those of many that are not ranked.
+        ranked = [n for n in promotable if values.get(n, -math.inf) > -math.inf]
+        for number in sorted(ranked, key=lambda n: -values[n]):
+            if may_propose and candidate is not None and candidate > values[number]:
+                return new
+            if may_train(number):
+                return Action(number)
+        if may_propose:
+            return new
+        others = (n for n in promotable if values.get(n, -math.inf) == -math.inf)
+        last = next(filter(may_train, others), None)
+        return None if last is None else Action(last)
 
 
 def successive_halving(rungs: Sequence[Rung], *, closing: bool) -> list[int]:

@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,8 +72,9 @@ class Proposal:
 
     @property
     def distributions(self) -> dict[str, str]:
-        """Distribution of each parameter, as JSON."""
-        return {k: distribution_to_json(d) for k, d in self.trial.distributions.items()}
+        """Distribution of each parameter, as JSON; one text for all trials that have it."""
+        found = self.trial.distributions
+        return {k: sys.intern(distribution_to_json(d)) for k, d in found.items()}
 
 
 class SearchStudy:

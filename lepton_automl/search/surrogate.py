@@ -9,6 +9,7 @@ al. 2014, arXiv:1406.3896).
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,10 +98,19 @@ class Encoding:
         ndarray
             (N, levels) of 0 and 1.
         """
-        rows = np.zeros((len(points), self._size))
-        for start, (name, axis) in zip(self._starts, self._axes, strict=True):
-            levels = [axis.level(p[name]) if name in p else axis.count for p in points]
-            rows[np.arange(len(points)), start + np.array(levels, np.int64)] = 1.0
+        return self.one_hot([self.levels(point) for point in points])
+
+    def levels(self, point: Mapping[str, Any]) -> tuple[int, ...]:
+        """Level of every parameter of a point."""
+        return tuple(
+            axis.level(point[name]) if name in point else axis.count for name, axis in self._axes
+        )
+
+    def one_hot(self, levels: Sequence[tuple[int, ...]]) -> Floats:
+        """Points by their levels as `rows` returns them."""
+        rows = np.zeros((len(levels), self._size))
+        places = np.array(levels, np.int64).reshape(-1, len(self._axes)) + self._starts
+        rows[np.arange(len(levels))[:, None], places] = 1.0
         return rows
 
     def similarity(self, a: Floats, b: Floats) -> Likeness:
@@ -216,6 +226,7 @@ class Surrogate:
         """
         rows, left = (np.array(part) for part in zip(*pending, strict=True))
         supposed = copy.copy(self)
+        supposed.__dict__.pop("_ends", None)
         supposed._values = np.append(self._values, self._expected(rows, left))
         supposed._at, supposed._left = np.append(self._at, rows), np.append(self._left, left)
         supposed._variances = np.append(self._variances, np.zeros(len(rows)))
@@ -268,7 +279,7 @@ class Surrogate:
         ends = self._ends[rows]
         left = np.zeros_like(rows)
         covariance = self._kernel(rows, left, rows, left, self._scale, self._early) - ends @ ends.T
-        covariance[np.diag_indices(len(rows))] += JITTER * self._scale**2
+        covariance.flat[:: len(rows) + 1] += JITTER * self._scale**2
         normal = np.random.default_rng(seed).standard_normal((len(rows), DRAWS))
         drawn: Floats = self.mean()[rows, None] + np.linalg.cholesky(covariance) @ normal
         return drawn
@@ -277,8 +288,12 @@ class Surrogate:
         similarity = self._similarity(len(self._values))
         self._factor = self._cholesky(similarity, self._scale, self._early)
         self._weights = _solved(self._factor, self._values - self._mean)
+
+    @functools.cached_property
+    def _ends(self) -> Floats:
+        """(N, results), as `_explained`, of all points at the end of their training."""
         every = np.arange(len(self._rows))
-        self._ends = self._explained(every, np.zeros_like(every))
+        return self._explained(every, np.zeros_like(every))
 
     def _expected(self, rows: Ints, left: Ints) -> Floats:
         expected: Floats = self._mean + self._explained(rows, left) @ self._weights
@@ -309,7 +324,7 @@ class Surrogate:
         count = len(similarity[0])
         left = self._left[:count]
         kernel = _covariance(similarity, left, left, scale, early)
-        kernel[np.diag_indices(count)] += self._variances[:count] + (NOISE * scale) ** 2
+        kernel.flat[:: count + 1] += self._variances[:count] + (NOISE * scale) ** 2
         return np.asarray(np.linalg.cholesky(kernel), np.float64)
 
     def _kernel(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -23,7 +24,7 @@ from lepton_automl.metrics.paired import is_significantly_below
 from lepton_automl.models.arch import Arch
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search.objectives import Objective
-from lepton_automl.search.rungs import ETA, RungEntry
+from lepton_automl.search.rungs import ETA, RungEntries, RungEntry
 from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.time_plan import FINAL_SHARES
 from lepton_automl.search.training_key import Stage, TrainingKey
@@ -269,8 +270,13 @@ class Trials(Mapping[int, Trial]):
         """Rounds of final trainings, as text, in which those with flips are not used."""
         self.uses_flips = False
         """Whether the last flip check chose random flips for complete trainings."""
-        self._finished: dict[int, int] = {}
-        self._entries: dict[tuple[object, ...], dict[int, RungEntry]] = {}
+        self._trained: list[int] = []
+        self._unstarted: dict[int, None] = {}
+        self._finished: dict[int, list[int]] = {}
+        """Trials that finished each rung or failed at it, as they came in."""
+        self._beyond: dict[int, set[int]] = {}
+        self._entries: dict[tuple[object, ...], tuple[RungEntries, int]] = {}
+        """Entries of a rung and how many of `_finished` they were made from."""
 
     def __getitem__(self, number: int) -> Trial:
         return self._trials[number]
@@ -285,6 +291,7 @@ class Trials(Mapping[int, Trial]):
         """Add a trial that has no results yet."""
         self._trials[trial.number] = trial
         self.results[trial.number] = []
+        self._unstarted[trial.number] = None
 
     def replace(self, trial: Trial) -> None:
         """Replace the trial of the same number; its results stay."""
@@ -300,7 +307,13 @@ class Trials(Mapping[int, Trial]):
         else:
             self.results[number].append(result)
             rung = len(self.results[number]) - 1
-            self._finished[rung] = self._finished.get(rung, 0) + 1
+            self._finished.setdefault(rung, []).append(number)
+            if rung:
+                self._beyond.setdefault(rung - 1, set()).add(number)
+            else:
+                del self._unstarted[number]
+                if not result.failed:
+                    bisect.insort(self._trained, number)
 
     def add_cross_validation(self, round_number: int, event: Mapping[str, Any]) -> None:
         """Add the value of a `EventKind.CROSS_VALIDATION` event."""
@@ -325,11 +338,11 @@ class Trials(Mapping[int, Trial]):
 
     def trained(self) -> list[int]:
         """Trials that finished a rung and did not fail at the first."""
-        return [n for n, results in self.results.items() if results and not results[0].failed]
+        return list(self._trained)
 
     def unstarted(self) -> list[int]:
         """Trials that have not finished any rung."""
-        return [number for number, results in self.results.items() if not results]
+        return list(self._unstarted)
 
     def complete_recipe(self, number: int) -> Recipe:
         """The recipe of a trial for a complete training: with flips where these were chosen."""
@@ -377,23 +390,26 @@ class Trials(Mapping[int, Trial]):
         """Epochs of a trial after the rungs it finished."""
         return max((r.epochs for r in self.results[number] if not r.failed), default=0)
 
-    def entries(self, rung: int, costs: list[Objective]) -> list[RungEntry]:
-        """All trials that finished `rung`; each entry is built once, as this is called often."""
-        known = self._entries.setdefault((rung, *map(type, costs)), {})
-        for number, results in self.results.items():
-            if number not in known and len(results) > rung and not results[rung].failed:
-                result = results[rung]
+    def entries(self, rung: int, costs: list[Objective]) -> RungEntries:
+        """All trials that finished `rung`; more are added as they come in."""
+        kind = (rung, *map(type, costs))
+        found, count = self._entries.get(kind, (RungEntries(), 0))
+        finished = self._finished.get(rung, [])
+        for number in finished[count:]:
+            result = self.results[number][rung]
+            if not result.failed:
                 values = self.cost_values(number, costs)
-                known[number] = RungEntry(number, result.accuracy, values, result.samples)
-        return [known[number] for number in self.results if number in known]
+                found.add(RungEntry(number, result.accuracy, values, result.samples))
+        self._entries[kind] = found, len(finished)
+        return found
 
     def finished(self, rung: int) -> int:
         """Number of trials that finished `rung` or failed at it."""
-        return self._finished.get(rung, 0)
+        return len(self._finished.get(rung, []))
 
-    def beyond(self, rung: int) -> set[int]:
+    def beyond(self, rung: int) -> Set[int]:
         """Trials that have finished the rung after `rung` or failed at it."""
-        return {number for number, results in self.results.items() if len(results) > rung + 1}
+        return self._beyond.get(rung, set())
 
     def cost_values(self, number: int, objectives: list[Objective]) -> tuple[float, ...]:
         """Values of objectives that need no training; lower is better."""

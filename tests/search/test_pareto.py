@@ -15,6 +15,7 @@ from lepton_automl.search.pareto import (
     HypervolumeRecorder,
     front_of,
     hypervolume,
+    on_front,
     pareto_ranks,
     series,
 )
@@ -63,6 +64,12 @@ def test_the_front_is_rank_zero_without_repetitions() -> None:
     front = front_of(points)
     assert {tuple(p) for p in front} == wanted
     assert len(front) == len(wanted)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_repeated_points_are_on_the_front_together(axes: int) -> None:
+    points = np.random.default_rng(axes).integers(0, 9, (700, axes)).astype(np.float64)
+    assert on_front(points).tolist() == (pareto_ranks(points) == 0).tolist()
 
 
 def record(ledger: Ledger, number: int, rung: str, right: int, *, failed: str = "") -> None:

@@ -270,3 +270,27 @@ def test_a_checked_cost_takes_the_place_of_its_estimate(tmp_path: Path) -> None:
     found = made(point)
     assert found is not None
     assert (found.violation, found.values) == (0.0, {1: 500})
+
+
+def test_estimates_that_were_forgotten_are_made_again_and_checked_costs_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = estimator(tmp_path / "run", max_size_bytes=1000)
+    other = estimator(tmp_path / "other", max_size_bytes=1000)
+    points = [
+        {"stem.out": a, "stage1.out": b, "stage2.out": c}
+        for a in (8, 16, 64)
+        for b in (8, 16, 64)
+        for c in (8, 16, 64)
+    ]
+    before = [other(point) for point in points]
+    made.learn(points[0], Cost(500, 1, 1, 1, 1))
+    monkeypatch.setattr(module, "_ESTIMATES", 4)
+    for _ in range(2):
+        again = [made(point) for point in points]
+        assert [(e.params, e.values, e.violation) for e in again[1:] if e is not None] == [
+            (e.params, e.values, e.violation) for e in before[1:] if e is not None
+        ]
+        assert again[0] is not None
+        assert again[0].values == {1: 500}
+    assert len(made._estimates) <= 4

@@ -7,8 +7,17 @@ from hypothesis import strategies as st
 from optuna.study import StudyDirection, create_study
 from optuna.trial import create_trial
 
+from lepton_automl.metrics.intervals import wilson_interval
 from lepton_automl.search.pareto import pareto_ranks
-from lepton_automl.search.rungs import Rung, RungEntry, cycles, dropped, milestones, promotable
+from lepton_automl.search.rungs import (
+    SURE,
+    Rung,
+    RungEntries,
+    RungEntry,
+    cycles,
+    milestones,
+    promotable,
+)
 from lepton_automl.search.scheduler import successive_halving
 
 MANY = 60_000
@@ -69,7 +78,7 @@ def entry(number: int, accuracy: float, *costs: float, samples: int = 1000) -> R
 
 
 def at_first(entries: list[RungEntry], promoted: set[int], *, closing: bool) -> list[int]:
-    return promotable([Rung(entries, promoted)], closing=closing)
+    return promotable([Rung(RungEntries(entries), promoted)], closing=closing)
 
 
 def test_half_and_one_more_are_promoted_while_new_ones_come_and_one_in_three_at_the_end() -> None:
@@ -86,32 +95,45 @@ def test_the_first_one_is_promoted_without_waiting_for_others() -> None:
     assert at_first([entry(0, 0.5)], {0}, closing=False) == []
 
 
-def test_one_cost_gives_what_every_pair_gives() -> None:
-    rng = np.random.default_rng(0)
-    for count in (1, 2, 30, 200):
-        accuracies, costs = rng.random(count), rng.integers(0, 12, count)
-        both = list(zip(accuracies.tolist(), costs.tolist(), strict=True))
-        one = [RungEntry(n, a, (float(c),), 100) for n, (a, c) in enumerate(both)]
-        two = [RungEntry(n, a, (float(c), 1.0), 100) for n, (a, c) in enumerate(both)]
-        assert dropped(one) == dropped(two)
+@pytest.mark.parametrize("costs", [0, 1, 3])
+def test_dropped_are_those_of_every_pair_whenever_they_are_asked_for(costs: int) -> None:
+    rng = np.random.default_rng(costs)
+    known, all_ = RungEntries(), list[RungEntry]()
+    for number in rng.permutation(150).tolist():
+        each = entry(number, rng.random(), *rng.integers(0, 5, costs).tolist(), samples=100)
+        known.add(each)
+        all_.append(each)
+        if rng.random() < 0.5:
+            continue  # More are added before the next question.
+        ends = {e.number: wilson_interval(e.accuracy * 100, 100, SURE) for e in all_}
+        worse = {
+            one.number
+            for one in all_
+            for other in all_
+            if ends[one.number][1] < ends[other.number][0]
+            and all(a <= b for a, b in zip(other.costs, one.costs, strict=True))
+        }
+        assert known.dropped == worse
+    assert worse
+    assert [each.number for each in known] == sorted(known.numbers) == list(range(150))
 
 
 def test_the_surely_worse_is_dropped_unless_it_is_cheaper() -> None:
     good, bad, cheap = entry(0, 0.9, 10.0), entry(1, 0.8, 10.0), entry(2, 0.8, 9.0)
-    assert dropped([good, bad, cheap]) == {1}
-    assert dropped([]) == set()
+    assert RungEntries([good, bad, cheap]).dropped == {1}
+    assert RungEntries([]).dropped == set()
 
 
 def test_only_intervals_that_are_apart_drop() -> None:
     """At 0.9 and 0.8 of 50 samples the 90 % intervals (statsmodels: 0.81-0.95, 0.69-0.88) meet."""
-    assert dropped([entry(0, 0.9, samples=50), entry(1, 0.8, samples=50)]) == set()
-    assert dropped([entry(0, 0.9, samples=500), entry(1, 0.8, samples=500)]) == {1}
+    assert RungEntries([entry(0, 0.9, samples=50), entry(1, 0.8, samples=50)]).dropped == set()
+    assert RungEntries([entry(0, 0.9, samples=500), entry(1, 0.8, samples=500)]).dropped == {1}
 
 
 def test_the_first_rung_is_too_early_to_drop() -> None:
-    rung = Rung([entry(0, 0.9), entry(1, 0.5)], set())
+    rung = Rung(RungEntries([entry(0, 0.9), entry(1, 0.5)]), set())
     assert promotable([rung], closing=False) == [0, 1]
-    assert promotable([Rung([], ()), rung], closing=False) == [0]
+    assert promotable([Rung(RungEntries(), set()), rung], closing=False) == [0]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -126,7 +148,7 @@ def test_successive_halving_promotes_what_the_paper_promotes(seed: int) -> None:
         top = sorted(at[k], key=lambda n: -accuracy[n])[: len(at[k]) // 3]
         expected += [n for n in top if n not in beyond[k]]
     rungs = [
-        Rung([entry(n, accuracy[n]) for n in here], gone)
+        Rung(RungEntries(entry(n, accuracy[n]) for n in here), gone)
         for here, gone in zip(at, beyond, strict=True)
     ]
     assert successive_halving(rungs, closing=False) == expected
@@ -135,10 +157,10 @@ def test_successive_halving_promotes_what_the_paper_promotes(seed: int) -> None:
 def test_successive_halving_puts_the_pareto_front_first() -> None:
     entries = [entry(0, 0.9, 9.0), entry(1, 0.8, 9.0), entry(2, 0.5, 1.0)]
     six = [*entries, entry(3, 0.85, 9.0), entry(4, 0.4, 9.0), entry(5, 0.3, 9.0)]
-    assert successive_halving([Rung(six, ())], closing=False) == [0, 2]
+    assert successive_halving([Rung(RungEntries(six), set())], closing=False) == [0, 2]
 
 
 def test_at_the_end_successive_halving_promotes_the_best_of_few() -> None:
-    rung = Rung([entry(0, 0.8), entry(1, 0.9)], ())
+    rung = Rung(RungEntries([entry(0, 0.8), entry(1, 0.9)]), set())
     assert successive_halving([rung], closing=False) == []
     assert successive_halving([rung], closing=True) == [1]

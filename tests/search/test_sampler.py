@@ -16,10 +16,10 @@ from optuna.testing.pytest_samplers import (
     MultiObjectiveSamplerTestCase,
     RelativeSamplerTestCase,
 )
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lepton_automl.search import candidate_pool, sampler, seeds, surrogate
-from lepton_automl.search.candidate_pool import CandidateEstimate
+from lepton_automl.search.candidate_pool import CandidateEstimate, identity_of
 from lepton_automl.search.sampler import LeptonSampler, Observation, budgets
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -224,7 +224,7 @@ def test_ranks_name_the_candidate_that_is_proposed_next() -> None:
     assert {name: wanted[name] for name in trial.params} == trial.params
 
 
-def observe(trial: optuna.trial.FrozenTrial) -> list[Observation]:
+def observe(trial: FrozenTrial) -> list[Observation]:
     found = [Observation(2 - n, v) for n, v in enumerate(trial.user_attrs.get("rungs", ()))]
     running = trial.user_attrs.get("running")
     return found if running is None else [*found, Observation(running, None)]
@@ -317,11 +317,68 @@ def test_of_many_trials_the_best_of_each_rung_and_the_newest_are_kept(
     rows: list[tuple[Observation, ...]] = [(Observation(2, v),) for v in (0.9, 0.1, 0.8, 0.2, 0.3)]
     rows += [(Observation(2, 0.0), Observation(0, v)) for v in (0.5, 0.7, 0.4, 0.6)]
     rows += [(Observation(2, None),) for _ in range(3)]
-    trial = optuna.trial.create_trial(value=0.0)
-    notes = [sampler._Noted(trial, frozenset(), True, row) for row in rows]
-    assert list(sampler._bounded(notes[:8])) == notes[:8]
-    kept = [notes.index(note) for note in sampler._bounded(notes)]
-    assert kept == [0, 2, 4, 6, 8, 10, 11]
+    trials = [create_trial(value=0.0, user_attrs={"row": row}) for row in rows]
+
+    def kept(trials: list[FrozenTrial]) -> list[int]:
+        notes = sampler._Notes()
+        notes.update(trials, lambda trial: sampler._Noted(trial, True, trial.user_attrs["row"]))
+        return [trials.index(note.trial) for note in notes.bounded()]
+
+    assert kept(trials[:8]) == list(range(8))
+    assert kept(trials) == [0, 2, 4, 6, 8, 10, 11]
+
+
+def test_notes_that_follow_a_study_are_those_of_one_that_is_read_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Trials come, train, are rejected and change, in any order."""
+    monkeypatch.setattr(sampler, "MOST_TRIALS", 8)
+    monkeypatch.setattr(sampler, "MOST_OF_RUNG", 3)
+    monkeypatch.setattr(sampler, "MOST_NEW", 4)
+    chance = random.Random(0)
+
+    def read(trial: FrozenTrial) -> sampler._Noted:
+        return sampler._Noted(trial, bool(observe(trial)), tuple(observe(trial)))
+
+    def summary(notes: sampler._Notes) -> Any:
+        kept = [note.trial for note in notes.bounded()]
+        points = [identity_of({"x": n}) for n in range(6)]
+        return (
+            *map(id, kept),
+            notes.count,
+            notes.running,
+            notes.observations,
+            *map(notes.has_tried, points),
+        )
+
+    notes, trials = sampler._Notes(), list[FrozenTrial | None]()
+    for _ in range(300):
+        attrs: dict[str, Any] = {}
+        if chance.random() < 0.7:
+            attrs["rungs"] = [chance.random() for _ in range(chance.randrange(4))]
+        if chance.random() < 0.3:
+            attrs["running"] = chance.randrange(3)
+        values = {"x": chance.randrange(6)}
+        space = {"x": optuna.distributions.IntDistribution(0, 5)}
+        new = create_trial(value=0.0, params=values, distributions=space, user_attrs=attrs)
+        if trials and chance.random() < 0.5:
+            trials[chance.randrange(len(trials))] = None if chance.random() < 0.1 else new
+        else:
+            trials.append(new)
+        notes.update(trials, read)
+        anew = sampler._Notes()
+        anew.update(trials, read)
+        assert summary(notes) == summary(anew)
+
+
+def test_a_change_that_says_nothing_new_needs_no_new_ranking() -> None:
+    made, study = with_running(3)
+    before = made.rank(study)
+    trial = optuna.Trial(study, study.trials[0]._trial_id)
+    trial.set_user_attr("note", "of somebody else")
+    assert made.rank(study).trials is before.trials
+    trial.set_user_attr("rungs", [0.0, 0.9])
+    assert made.rank(study).trials is not before.trials
 
 
 def test_a_failed_training_counts_as_the_worst() -> None:

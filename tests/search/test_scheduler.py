@@ -6,7 +6,7 @@ from lepton_automl.cost.cost import Cost
 from lepton_automl.models.arch import Arch
 from lepton_automl.search.candidate_pool import CandidateEstimate
 from lepton_automl.search.objectives import load
-from lepton_automl.search.rungs import Rung, RungEntry
+from lepton_automl.search.rungs import Rung, RungEntries, RungEntry
 from lepton_automl.search.scheduler import Action, Scheduler
 from lepton_automl.search.space.parameters import Choice, Range
 from lepton_automl.search.study import SearchStudy
@@ -111,6 +111,6 @@ def test_some_turns_look_for_the_best_at_a_lower_cost() -> None:
 
 def test_each_kind_of_sampler_has_its_rule_of_promotion() -> None:
     entries = [RungEntry(n, 0.5 + n / 100, (), 1000) for n in range(6)]
-    rungs = [Rung(entries, ())]
+    rungs = [Rung(RungEntries(entries), set())]
     assert Scheduler(known()).promotable(rungs, closing=False) == [0, 1, 2, 3, 4, 5]
     assert Scheduler(known(sampler="tpe")).promotable(rungs, closing=False) == [5, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def test_a_slow_worker_gets_first_rungs_and_short_promotions_only(
     assert len(promoted) < len(slow)
     assert [task.key for task in promoted if SLOWNESS * task.work > longest] == []
     # Without the rule it gets such promotions too.
-    monkeypatch.setattr(SearchLoop, "_is_short", lambda self, work: True)
+    monkeypatch.setattr(SearchLoop, "_longest_work", lambda self, slowness: math.inf)
     again, any_work = search_request(tmp_path / "again", trials=16), TwoSpeeds()
     explore(again, any_work)
     again.ledger.close()

@@ -220,8 +220,8 @@ def test_entries_are_those_of_all_trials_that_finished_a_rung() -> None:
         (0, 0.75, (3000.0,)),
         (2, 0.5, (1000.0,)),
     ]
-    assert trials.entries(0, [macs])[0].costs == (trials[0].cost.macs,)
-    assert trials.entries(1, [size]) == []
+    assert next(iter(trials.entries(0, [macs]))).costs == (trials[0].cost.macs,)
+    assert not len(trials.entries(1, [size]))
 
 
 def test_where_classes_count_alike_the_ledger_holds_the_balanced_accuracy(

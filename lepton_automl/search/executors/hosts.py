@@ -185,27 +185,28 @@ class RemoteExecutor(Executor):
     def slowness(self) -> float:
         with self._changed:
             waiting = sum(each.host is None for each in self._started.values())
-            slots = [host for host in self._ranked(self._usable()) for _ in range(host.free)]
-            return self._slowness(slots[waiting]) if waiting < len(slots) else 1.0
+            for host in self._ranked(host for host in self._usable() if host.free):
+                if waiting < host.free:
+                    return self._slowness(host)
+                waiting -= host.free
+            return 1.0
 
     @property
     def equivalent_jobs(self) -> float:
         with self._changed:
-            return max(1.0, sum(host.jobs / self._slowness(host) for host in self._usable()))
+            fastest = self._fastest()
+            return max(1.0, sum(h.jobs / self._slowness(h, fastest) for h in self._usable()))
 
     def is_worth(self, work: float) -> bool:
         with self._changed:
             hosts = [host for host in self._ranked(self._usable()) if host.free]
             if not hosts or (own := hosts[0].seconds_per_work) is None:
                 return True
-            now = time.monotonic()
+            now, fastest = time.monotonic(), self._fastest()
+            slowness = self._slowness(hosts[0], fastest)
             for host in self._usable():
                 per_work = host.seconds_per_work
-                if (
-                    host.free
-                    or per_work is None
-                    or self._slowness(host) >= self._slowness(hosts[0])
-                ):
+                if host.free or per_work is None or self._slowness(host, fastest) >= slowness:
                     continue
                 soonest = min(_seconds_to_go(each, now) for each in host.running.values())
                 if soonest + per_work * work < own * work:
@@ -215,8 +216,9 @@ class RemoteExecutor(Executor):
     def confine(self, known: str) -> Confinement | None:
         with self._changed:
             speeds: dict[str, float] = {}
+            fastest = self._fastest()
             for host in self._usable():
-                speed = host.jobs / self._slowness(host)
+                speed = host.jobs / self._slowness(host, fastest)
                 speeds[host.arithmetic] = speeds.get(host.arithmetic, 0.0) + speed
             if not speeds:
                 return None
@@ -363,19 +365,28 @@ class RemoteExecutor(Executor):
         ready = (host for host in self._hosts.values() if host.is_ready)
         return [host for host in ready if self._kind in ("", host.arithmetic)]
 
-    def _slowness(self, host: Host) -> float:
-        """Time of a task on a host relative to the fastest that is ready; 1 where not known."""
-        known = [each.seconds_per_work for each in self._usable()]
-        fastest = min((each for each in known if each), default=None)
+    def _fastest(self) -> float:
+        """Seconds for a unit of work on the fastest host that is ready; infinite: not known."""
+        known = (each.seconds_per_work for each in self._usable())
+        return min((each for each in known if each), default=math.inf)
+
+    def _slowness(self, host: Host, fastest: float | None = None) -> float:
+        """Time of a task on a host relative to `_fastest`; 1 where not known."""
+        fastest = self._fastest() if fastest is None else fastest
         own = host.seconds_per_work
-        if fastest is None or own is None or own < _NOTED_SLOWNESS * fastest:
+        if own is None or own < _NOTED_SLOWNESS * fastest:
             return 1.0
         return own / fastest
 
     def _ranked(self, hosts: Iterable[Host]) -> list[Host]:
         """Hosts in the order in which they get tasks: the fastest, then the emptiest first."""
+        fastest = self._fastest()
         return sorted(
-            hosts, key=lambda host: (self._slowness(host), len(host.running) / max(1, host.jobs))
+            hosts,
+            key=lambda host: (
+                self._slowness(host, fastest),
+                len(host.running) / max(1, host.jobs),
+            ),
         )
 
     # Called by the thread of the event loop.

@@ -17,7 +17,13 @@ from lepton_automl.data.dataset import Dataset
 from lepton_automl.errors import ArchError, ConfigError, InfeasibleError
 from lepton_automl.models.arch import Arch
 from lepton_automl.runs.ledger import EventKind
-from lepton_automl.search.candidate_pool import CandidateEstimate, Params, even_draw
+from lepton_automl.search.candidate_pool import (
+    CandidateEstimate,
+    Identity,
+    Params,
+    even_draw,
+    identity_of,
+)
 from lepton_automl.search.objectives import Objective
 from lepton_automl.search.proposals import portfolio
 from lepton_automl.search.proposals.feasibility import CostCheck, RejectionStats, infeasible_error
@@ -34,6 +40,8 @@ from lepton_automl.search.warm_start import read_warm_start
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.training.recipe import Recipe
 
+_ESTIMATES = 4096
+"""Estimates that are kept at most: more than the draws for a pool of candidates."""
 _METADATA_BYTES = 120
 """Data fingerprint and version in a file, with their keys."""
 MANY_REJECTED = 20
@@ -76,30 +84,47 @@ class CandidateEstimator:
     ) -> None:
         self._draw, self._costs, self._limits = draw, costs, limits
         self._cost_objectives = {n: o for n, o in enumerate(objectives) if not o.needs_training}
-        self._known: dict[frozenset[tuple[str, Any]], tuple[Params, Cost] | None] = {}
+        self._checked: dict[Identity, tuple[CandidateEstimate, int]] = {}
+        """Of trials; without `most_macs`, with the multiply-accumulates."""
+        self._estimates: dict[Identity, tuple[CandidateEstimate, int] | None] = {}
         self.most_macs = math.inf
         """Multiply-accumulates of the largest net that can be trained to its last rung in time."""
 
     def __call__(self, params: Params) -> CandidateEstimate | None:
         """The estimate; None where the layers do not fit together."""
-        key = frozenset(params.items())
-        if key not in self._known:
-            self._known[key] = self._estimated(params)
-        known = self._known[key]
+        key = identity_of(params)
+        known = self._checked.get(key)
+        if known is None:
+            if key not in self._estimates:
+                self._forget_oldest()
+                self._estimates[key] = self._estimated(params)
+            known = self._estimates[key]
         if known is None:
             return None
-        used, cost = known
-        violation = sum(violations(cost, self._limits).values())
-        if cost.macs > self.most_macs:
-            violation += (cost.macs - self.most_macs) / max(1.0, self.most_macs)
-        values = {n: objective.value(None, cost) for n, objective in self._cost_objectives.items()}
-        return CandidateEstimate(used, values, violation)
+        estimate, macs = known
+        if macs <= self.most_macs:
+            return estimate
+        excess = (macs - self.most_macs) / max(1.0, self.most_macs)
+        return dataclasses.replace(estimate, violation=estimate.violation + excess)
 
     def learn(self, params: Params, cost: Cost) -> None:
         """Store the checked cost of a point."""
-        self._known[frozenset(params.items())] = dict(params), cost
+        key = identity_of(params)
+        self._checked[key] = self._judged(dict(params), cost)
+        self._estimates.pop(key, None)
 
-    def _estimated(self, params: Params) -> tuple[Params, Cost] | None:
+    def _forget_oldest(self) -> None:
+        """Keep the newest estimates; those that are needed again are the same again."""
+        if len(self._estimates) >= _ESTIMATES:
+            for key in list(self._estimates)[: _ESTIMATES // 2]:
+                del self._estimates[key]
+
+    def _judged(self, used: Params, cost: Cost) -> tuple[CandidateEstimate, int]:
+        violation = sum(violations(cost, self._limits).values())
+        values = {n: objective.value(None, cost) for n, objective in self._cost_objectives.items()}
+        return CandidateEstimate(used, values, violation), cost.macs
+
+    def _estimated(self, params: Params) -> tuple[CandidateEstimate, int] | None:
         trial = _UsedParams(0, params)
         try:
             arch, _ = self._draw(trial)
@@ -107,7 +132,7 @@ class CandidateEstimator:
         except ArchError:
             return None
         self._costs.reset()  # Estimates must not depend on the nets checked before.
-        return {name: trial.params[name] for name in trial.used}, self._costs(arch)
+        return self._judged({name: trial.params[name] for name in trial.used}, self._costs(arch))
 
 
 class _UsedParams(RandomTrial):
