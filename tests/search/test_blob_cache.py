@@ -55,6 +55,92 @@ def test_a_file_is_there_only_when_all_its_pieces_are(
     assert list(cache.folder.iterdir()) == [found]
 
 
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blob_cache, "PIECE_BYTES", 4)
+
+
+def cut(folder: Path, content: bytes, count: int) -> None:
+    """A cache whose process has ended after some pieces of a content."""
+    cache, sent = BlobCache(folder), pieces(Blob.of(content), content)
+    for _ in range(count):
+        cache.add(next(sent))
+    cache._partial[Blob.of(content)]._file.close()  # As at the end of the process.
+
+
+def test_a_transfer_that_was_cut_goes_on_from_the_bytes_that_came(
+    tmp_path: Path, small_pieces: None
+) -> None:
+    content = b"twelve bytes"
+    blob = Blob.of(content)
+    assert BlobCache(tmp_path).resume(blob) == 0
+    cut(tmp_path, content, 1)
+    cut(tmp_path, content, 2)
+    cache = BlobCache(tmp_path)
+    assert cache.resume(blob) == 8, "those of the longest"
+    (last,) = pieces(blob, content, 8)
+    assert cache.add(last) == blob
+    found = cache.find(blob)
+    assert found is not None
+    assert found.read_bytes() == content
+    assert list(cache.folder.iterdir()) == [found], "nothing is left of the others"
+
+
+def test_a_transfer_that_was_cut_after_its_last_byte_is_complete(
+    tmp_path: Path, small_pieces: None
+) -> None:
+    content = b"twelve bytes"
+    blob = Blob.of(content)
+    cut(tmp_path, content, 2)
+    (part,) = (tmp_path / "blobs").iterdir()
+    part.write_bytes(content)
+    cache = BlobCache(tmp_path)
+    assert cache.resume(blob) == blob.size
+    assert cache.find(blob) is not None
+
+
+def test_a_part_that_is_damaged_is_refused_at_the_end_and_never_used_again(
+    tmp_path: Path, small_pieces: None
+) -> None:
+    content = b"twelve bytes"
+    blob = Blob.of(content)
+    cut(tmp_path, content, 2)
+    (part,) = (tmp_path / "blobs").iterdir()
+    part.write_bytes(b"TWELVE b")
+    cache = BlobCache(tmp_path)
+    assert cache.resume(blob) == 8
+    (last,) = pieces(blob, content, 8)
+    with pytest.raises(ValueError, match="digest"):
+        cache.add(last)
+    assert list(cache.folder.iterdir()) == []
+    assert cache.resume(blob) == 0
+    added(cache, content)
+
+
+def test_two_processes_that_receive_the_same_content_do_not_disturb_each_other(
+    tmp_path: Path, small_pieces: None
+) -> None:
+    content = b"twelve bytes"
+    blob = Blob.of(content)
+    slow, quick = BlobCache(tmp_path), BlobCache(tmp_path)
+    first, second, third = pieces(blob, content)
+    slow.add(first)
+    assert quick.resume(blob) == 4
+    slow.add(second)
+    assert quick.add(second) is None
+    assert quick.add(third) == blob
+    assert slow.add(third) == blob
+    assert added(slow, content).read_bytes() == content
+
+
+def test_a_content_that_is_there_may_be_sent_again(tmp_path: Path, small_pieces: None) -> None:
+    path = added(BlobCache(tmp_path), b"twelve bytes")
+    cache, blob = BlobCache(tmp_path), Blob.of(b"twelve bytes")
+    for piece in pieces(blob, b"twelve bytes", 4):
+        assert cache.add(piece) == blob
+    assert list(cache.folder.iterdir()) == [path]
+
+
 @pytest.mark.parametrize(
     "changed", [{"data": "AAAA"}, {"offset": 1}, {"data": "no base 64"}, {"sha256": "../x"}]
 )

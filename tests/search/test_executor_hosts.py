@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -114,6 +115,46 @@ def test_data_travel_once_a_host_however_many_tasks_need_them(tmp_path: Path) ->
     assert facts["tasks"] == 6
     blobs = list((tmp_path / "cache-a" / "blobs").iterdir())
     assert len(blobs) == 2
+
+
+RELAY = """
+import os, pathlib, subprocess, sys, threading
+folder, code = pathlib.Path({folder!r}), {code!r}
+agent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+left = {cut} if not (folder / "cut").exists() else 1 << 60
+while more := os.read(0, 1 << 16):
+    more = more[:left]
+    agent.stdin.write(more)
+    agent.stdin.flush()
+    left -= len(more)
+    if left == 0:
+        (folder / "cut").touch()
+        break
+agent.stdin.close()
+agent.wait()
+"""
+"""A command that loses its connection after so many bytes, the first time."""
+
+
+def test_a_transfer_that_was_cut_sends_only_the_rest_again(tmp_path: Path) -> None:
+    size = 6_000_000
+    cut = size  # Of 8 MB in base 64.
+    worker = WORKER.format(folder=str(tmp_path), host="a")
+    agent = AGENT.format(worker=worker, liveness=LIVENESS)
+    relay = tmp_path / "relay.py"
+    relay.write_text(RELAY.format(folder=str(tmp_path), code=agent, cut=cut))
+    keys = f"jobs = 1\ncommand = {json.dumps([sys.executable, str(relay)])}"
+    events: list[Event] = []
+    with hosts_of(tmp_path, {"a": keys}, events.append) as executor:
+        task = fake_task(tmp_path, GOOD)
+        Path(task.train[0]).write_bytes(os.urandom(size))
+        ((_, result),) = run_all(executor, [task])
+        (facts,) = executor.facts()["hosts"]
+    assert (result.failed, result.pictures_per_second) == ("", size)
+    assert (tmp_path / "cut").exists()
+    assert sum("cannot be used" in event.message for event in events) == 1
+    # What was on its way when the connection was lost is sent again: two pieces and two pipes.
+    assert facts["sent_bytes"] < size * 4 / 3 + 1_000_000 < size * 4 / 3 + cut / 2
 
 
 def test_hosts_join_and_leave_while_it_works(

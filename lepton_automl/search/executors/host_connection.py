@@ -545,18 +545,25 @@ class Host:
             self._send({"task": number, "text": remote.to_json(), **grouped})
 
     def _send_files(self, message: Message) -> None:
-        """Send the contents that a task lacks, each once, however many tasks lack it."""
-        for blob in (Blob(*fields) for fields in message["blobs"]):
+        """Send the contents that a task lacks, each once, however many tasks lack it.
+
+        Of a content that the host has a part of, from a transfer that was cut, the rest is sent.
+        """
+        for sha256, size, start in message["blobs"]:
+            blob = Blob(sha256, size)
+            check_finite(start, "bytes that are there", int)
+            if not 0 <= start <= max(0, size - 1):
+                raise ValueError(f"{start} of {size} bytes are there")
             place = self._catalog.place(blob)
             if place is None:
                 raise ValueError("asks for a file that no task has")
             if blob not in self._sending:
                 self._sending.add(blob)
-                self._files.append(self._pieces(blob, place))
+                self._files.append(self._pieces(blob, place, start))
                 self._wake.set()
 
-    def _pieces(self, blob: Blob, place: Path) -> Iterator[Message]:
-        for piece in pieces(blob, place):
+    def _pieces(self, blob: Blob, place: Path, start: int) -> Iterator[Message]:
+        for piece in pieces(blob, place, start):
             yield {"piece": piece}
         self._sending.discard(blob)
 

@@ -124,13 +124,7 @@ class Agent:
         if "task" in message:
             remote = RemoteTask.from_json(message["text"])
             task = _Received(message["task"], remote, is_grouped="group" in message)
-            task.lacks = set(remote.lacks(self._cache))
-            if task.lacks:
-                self._waiting[task.number] = task
-                lacks = [[blob.sha256, blob.size] for blob in task.lacks]
-                self._channel.send({"lacks": task.number, "blobs": lacks})
-            else:
-                self._complete(task)
+            self._ask(task)
         elif "piece" in message:
             self._add(message["piece"])
         elif "begin" in message:
@@ -139,6 +133,22 @@ class Agent:
                 self._tasks.put(held)
         elif "drop" in message:
             self._drop(message["drop"])
+
+    def _ask(self, task: _Received) -> None:
+        """Ask for the contents that a task lacks, or queue it."""
+        try:
+            here = {blob: self._cache.resume(blob) for blob in task.remote.lacks(self._cache)}
+        except LeptonError as error:
+            self._lose(task.number, WorkerLost(f"got no data: {first_line(error)}"))
+            return
+        lacks = {blob: size for blob, size in here.items() if size < blob.size or not blob.size}
+        task.lacks = set(lacks)
+        if lacks:
+            self._waiting[task.number] = task
+            asked = [[blob.sha256, blob.size, size] for blob, size in lacks.items()]
+            self._channel.send({"lacks": task.number, "blobs": asked})
+        else:
+            self._complete(task)
 
     def _complete(self, task: _Received) -> None:
         """Queue a task that has its data; one of a group waits for the other hosts."""

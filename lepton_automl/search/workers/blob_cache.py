@@ -3,7 +3,8 @@
 A file has the SHA-256 of its content as its name and is there whole or not at all; what reads it
 checks the digest once a process and again after a change of its state (`file_state`). Files may be
 deleted at any time: whoever needs one that is missing asks for it. Several processes and machines
-may share the folder, without a lock: two that write a file write the same content.
+may share the folder, without a lock: two that write a file write the same content. What was
+received of a file before its process ended is copied by the next one that needs it (`resume`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.field_types import check_finite, check_types
@@ -37,6 +38,7 @@ _SHARE_OF_DISK = 0.5
 """The cache takes at most this share of what it has and what is free on its disk."""
 _PARTIAL_SECONDS = 86_400.0
 """Unfinished files of killed processes are deleted after this time."""
+_COPY_BYTES = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIX = "nothing: it is sent again"
 
@@ -102,6 +104,37 @@ class BlobCache:
             return None
         return path
 
+    def resume(self, blob: Blob) -> int:
+        """Bytes of a content that are here already, from a transfer that was cut.
+
+        Its next piece is expected to follow them. With all bytes here, the content is complete now.
+
+        Raises
+        ------
+        MachineError
+            If the disk is full.
+        """
+        with self._lock:
+            if blob in self._partial:
+                return self._partial[blob].size
+            found = [path for path in self._unfinished(blob) if _size(path) <= blob.size]
+            longest = max(found, key=_size, default=None)
+            if longest is None or not _size(longest):
+                return 0
+            self.collect(blob.size)
+            partial = self._partial[blob] = _Partial(self._path(blob))
+            try:
+                partial.copy(longest)
+                if partial.size == blob.size:
+                    self._complete(blob)
+                return partial.size
+            except (OSError, ValueError):  # Another process has deleted it, or it is damaged.
+                self._discard(blob)
+                return 0
+            except BaseException:
+                self._discard(blob)
+                raise
+
     def add(self, piece: Mapping[str, Any]) -> Blob | None:
         """Add a piece of a content, as `pieces` makes them; the content if it is complete now.
 
@@ -115,6 +148,8 @@ class BlobCache:
         blob = Blob(piece["sha256"], piece["size"])
         with self._lock:
             partial = self._partial.get(blob)
+            if partial is None and self.find(blob) is not None:
+                return blob  # It was sent twice.
             if partial is None or piece["offset"] == 0:
                 if partial is not None:
                     partial.discard()
@@ -124,14 +159,35 @@ class BlobCache:
                 partial.add(piece)
                 if partial.size < blob.size:
                     return None
-                del self._partial[blob]
-                partial.complete(blob)
+                self._complete(blob)
             except BaseException:
-                self._partial.pop(blob, None)
-                partial.discard()
+                self._discard(blob)
                 raise
-            self._checked[blob] = _state(self._path(blob))
             return blob
+
+    def _complete(self, blob: Blob) -> None:
+        """Check what has come of a content and give it its name; nothing else of it is kept.
+
+        Raises
+        ------
+        ValueError
+            If it has another digest.
+        """
+        try:
+            self._partial[blob].complete(blob)
+        finally:
+            for path in self._unfinished(blob):
+                path.unlink(missing_ok=True)
+        del self._partial[blob]
+        self._checked[blob] = _state(self._path(blob))
+
+    def _discard(self, blob: Blob) -> None:
+        if (partial := self._partial.pop(blob, None)) is not None:
+            partial.discard()
+
+    def _unfinished(self, blob: Blob) -> list[Path]:
+        """What processes have received of a content that was not complete."""
+        return list(self.folder.glob(f".{blob.sha256}.*"))
 
     def collect(self, needed: int = 0) -> None:
         """Delete old files, and as many others that `needed` bytes fit into the cache.
@@ -177,18 +233,29 @@ class _Partial:
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
         self._digest, self.size = hashlib.sha256(), 0
         try:
-            self._file: BinaryIO = self._temporary.open("xb")
+            # Unbuffered: what has come outlives the process.
+            self._file = self._temporary.open("xb", buffering=0)
         except OSError as error:
             raise write_error(path, error) from error
 
     def add(self, piece: Mapping[str, Any]) -> None:
         if piece["offset"] != self.size:
             raise ValueError(f"a piece at {piece['offset']} follows {self.size} bytes")
-        content = piece_content(piece)
+        self._append(piece_content(piece))
+
+    def copy(self, other: Path) -> None:
+        """Begin with what another process has received."""
+        with other.open("rb") as file:
+            while content := file.read(_COPY_BYTES):
+                self._append(content)
+
+    def _append(self, content: bytes) -> None:
         self._digest.update(content)
         self.size += len(content)
+        left = memoryview(content)
         try:
-            self._file.write(content)
+            while left:
+                left = left[self._file.write(left) :]
         except OSError as error:
             raise write_error(self._path, error) from error
 
@@ -197,10 +264,12 @@ class _Partial:
         if (self._digest.hexdigest(), self.size) != (blob.sha256, blob.size):
             raise ValueError(f"the content sent as {blob.sha256[:16]} has another digest")
         try:
-            self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
             self._temporary.replace(self._path)
+        except FileNotFoundError as error:
+            if not self._path.exists():  # Else another process has completed it.
+                raise write_error(self._path, error) from error
         except OSError as error:
             raise write_error(self._path, error) from error
 
@@ -249,8 +318,17 @@ class Received:
         return content
 
 
-def pieces(blob: Blob, source: Path | bytes) -> Iterator[dict[str, Any]]:
+def pieces(blob: Blob, source: Path | bytes, start: int = 0) -> Iterator[dict[str, Any]]:
     """A content in pieces of at most `PIECE_BYTES`, each a JSON object; at least one.
+
+    Parameters
+    ----------
+    blob : Blob
+        The content.
+    source : Path or bytes
+        Where it is, or itself.
+    start : int
+        Bytes that the receiver has already, fewer than all.
 
     Raises
     ------
@@ -258,11 +336,12 @@ def pieces(blob: Blob, source: Path | bytes) -> Iterator[dict[str, Any]]:
         If the file cannot be read.
     """
     if isinstance(source, bytes):
-        for offset in range(0, max(1, len(source)), PIECE_BYTES):
+        for offset in range(start, max(1, len(source)), PIECE_BYTES):
             yield _piece(blob, offset, source[offset : offset + PIECE_BYTES])
         return
     with source.open("rb") as file:
-        for offset in range(0, max(1, blob.size), PIECE_BYTES):
+        file.seek(start)
+        for offset in range(start, max(1, blob.size), PIECE_BYTES):
             yield _piece(blob, offset, file.read(PIECE_BYTES))
 
 
@@ -286,6 +365,14 @@ def piece_content(piece: Mapping[str, Any]) -> bytes:
         return base64.b64decode(data, validate=True)
     except binascii.Error as error:
         raise ValueError(f"a piece is no base 64: {error}") from error
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 where it is gone."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _state(path: Path) -> tuple[int, ...]:

@@ -3,8 +3,9 @@
 Coordinator to host: `hello` with the settings of the host, `task` (a number) with the `text` of a
 `RemoteTask`, `piece` of a content (`blob_cache`), `ping`. Host to coordinator: `lepton` with its
 version, before anything slow is loaded; `ready`; `alive` with the share done of each task, at least
-every `BEAT_SECONDS`; `lacks` (a task) with digests; `piece`, with the task whose net it is `of`;
-and of each task one of `result`, `lost`, `error`.
+every `BEAT_SECONDS`; `lacks` (a task) with `blobs`, the digest and size of each content and the
+bytes of it that are there from a transfer that was cut; `piece`, with the task whose net it is
+`of`; and of each task one of `result`, `lost`, `error`.
 
 A task of a group of hosts has `group` beside its text. The host answers `complete` (its number)
 once the data are there, and waits for `begin` (its number) with `part`, the text of a `GroupPart`;
