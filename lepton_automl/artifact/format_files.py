@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lepton_automl.artifact import judging, manifest, measurements, writer
 from lepton_automl.artifact.manifest import GOLDEN, GOLDEN_ANSWERS, INT8, golden_answers
 from lepton_automl.artifact.measurements import EvaluatedPart, recording_accuracy
+from lepton_automl.artifact.own_sizes import OwnSizes
 from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.artifact.verdict import FileMetrics, FormatFigures
 from lepton_automl.core import untrusted_files
@@ -59,6 +60,8 @@ class _Opened:
     answers: NDArray[np.float32]
     golden: NDArray[np.float32]
     times: tuple[list[float], list[float]]
+    own_size_answers: NDArray[np.float32] | None
+    """(n, classes), of `EvaluatedPart.own_sizes`; None where the format takes one size only."""
 
 
 def measure_formats(
@@ -126,16 +129,16 @@ def measure_formats(
         evidence[name] = test.evidence(opened.answers)
         if (joined := test.whole(opened.answers)) is not None:
             whole[name] = joined
-        found.append(
-            _answered(
-                folder, kind, figures, opened, int8, int8_answers, evidence[name], reference, joined
-            )
+        measured = _answered(
+            folder, kind, figures, opened, int8, int8_answers, evidence[name], reference, joined
         )
+        found.append(_with_own_sizes(measured, test.own_sizes, opened, int8_answers))
     return MeasuredFormats(tuple(found), tuple(problems), evidence, whole)
 
 
 def _answer(folder: Path, name: str, classes: int, test: EvaluatedPart) -> _Opened:
     golden = writer.read_array(folder, GOLDEN)
+    own_sizes = test.own_sizes if formats.load(name).takes_any_size else None
     with FormatSession(name, folder, classes) as session:
         return _Opened(
             session.sizes,
@@ -143,6 +146,9 @@ def _answer(folder: Path, name: str, classes: int, test: EvaluatedPart) -> _Open
             session.predict(test.pixels),
             session.predict(golden),
             session.times(golden[:1], rounds=measurements.ROUNDS, seconds=measurements.SECONDS),
+            None
+            if own_sizes is None
+            else np.concatenate([session.predict(each[None]) for each in own_sizes.pictures]),
         )
 
 
@@ -212,6 +218,24 @@ def _answered(
         latency_ratio_interval=ends,
         drop=judging.paired(reference, evidence),
         arena_bytes=sizes.arena_bytes,
+    )
+
+
+def _with_own_sizes(
+    figures: FormatFigures,
+    own_sizes: OwnSizes | None,
+    opened: _Opened,
+    int8_answers: NDArray[np.float32],
+) -> FormatFigures:
+    """With what a format answers to pictures in their own sizes, if it takes these."""
+    if own_sizes is None or opened.own_size_answers is None:
+        return figures
+    answers, expected = opened.own_size_answers, int8_answers[own_sizes.places]
+    return dataclasses.replace(
+        figures,
+        n_own_size=len(answers),
+        n_own_size_same_class=int((answers.argmax(1) == expected.argmax(1)).sum()),
+        own_size_difference=float(np.abs(answers - expected).max(initial=0.0)),
     )
 
 

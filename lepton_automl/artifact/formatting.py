@@ -249,6 +249,18 @@ def format_cells(found: FormatFigures) -> tuple[str, ...]:
     )
 
 
+def format_texts(found: FormatFigures) -> list[str]:
+    """What a further format computes otherwise, and what it answers to pictures of any size."""
+    texts = list(found.differences)
+    if found.n_own_size is not None:
+        texts.append(
+            f"of {found.n_own_size} test pictures in their own sizes {found.n_own_size_same_class} "
+            f"get the class of model.int8.onnx, for which they were resized; a probability differs "
+            f"by at most {found.own_size_difference or 0.0:.3g}"
+        )
+    return texts
+
+
 def board_text(found: BoardFit) -> str:
     """Whether a net fits a board, with the figures that say so."""
     board = found.board

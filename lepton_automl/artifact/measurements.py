@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from lepton_automl.artifact import writer
 from lepton_automl.artifact.manifest import INT8
+from lepton_automl.artifact.own_sizes import OwnSizes
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import (
     FileMetrics,
@@ -55,6 +56,8 @@ class EvaluatedPart:
     groups: np.ndarray | None = None
     recordings: np.ndarray | None = None
     """Recording that each sample is a window of; None: they are no windows of recordings."""
+    own_sizes: OwnSizes | None = None
+    """Some of them in their own sizes, where a format takes these."""
 
     def evidence(self, answers: np.ndarray) -> Evidence:
         """Which samples the probabilities (n, classes) classify correctly."""

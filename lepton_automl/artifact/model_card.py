@@ -254,7 +254,7 @@ def _formats(verdict: Verdict, about: Provenance) -> Markdown:
     for each in verdict.formats:
         paths = ", ".join(about.formats[each.name])
         items.append(f"{each.name}: {paths}; sha256 of {each.file} {each.sha256}")
-        items += [f"{each.name}: {text}" for text in each.differences]
+        items += [f"{each.name}: {text}" for text in formatting.format_texts(each)]
     return _lines([head, table, *_items(items), Markdown()])
 
 

@@ -185,6 +185,13 @@ class FormatFigures:
     """Working memory that a caller provides; None where the format does not state it."""
     differences: tuple[str, ...] = ()
     """What the format computes otherwise than the ONNX file, one sentence each."""
+    n_own_size: int | None = None
+    """Test pictures that were answered in their own sizes; None where a format takes only the size
+    of the net."""
+    n_own_size_same_class: int | None = None
+    """Of these, those that get the class of the int8 ONNX file, for which they were resized."""
+    own_size_difference: float | None = None
+    """Largest difference of a probability over these."""
 
 
 @dataclass(frozen=True)

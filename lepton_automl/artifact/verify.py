@@ -28,6 +28,7 @@ from lepton_automl.artifact import consistency, judging, manifest, writer
 from lepton_automl.artifact.format_files import measure_formats, predicted_flash
 from lepton_automl.artifact.manifest import FLOAT, INT8, MODELS, REFERENCE
 from lepton_automl.artifact.measurements import EvaluatedPart, figures, file_problems
+from lepton_automl.artifact.own_sizes import OwnSizes
 from lepton_automl.artifact.parity import artifact_parity, golden_problems
 from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.artifact.rejection import measure_rejection
@@ -110,6 +111,8 @@ class Request:
     """Different files verified on this test part up to this one (see `runs.test_set_uses`)."""
     digests: Mapping[str, str] | None = None
     """What `write_bundle` gave, while there is no manifest."""
+    own_sizes: Path | None = None
+    """Test pictures in their own sizes (`own_sizes.OwnSizes`), where a format takes these."""
     validation: tuple[Path, Path] | None = None
     """Pixels and labels of the validation part that the choices were made on; None: not known."""
     validation_groups: tuple[int, ...] | None = None
@@ -121,6 +124,7 @@ class Request:
         """One line of JSON."""
         body = dataclasses.asdict(self)
         body["validation"] = self.validation and [str(path) for path in self.validation]
+        body["own_sizes"] = self.own_sizes and str(self.own_sizes)
         return json.dumps(body | {k: str(body[k]) for k in ("folder", "pixels", "labels")})
 
     @classmethod
@@ -128,6 +132,7 @@ class Request:
         """Read what `to_json` wrote."""
         body = json.loads(text)
         body |= {name: Path(body[name]) for name in ("folder", "pixels", "labels")}
+        body["own_sizes"] = body["own_sizes"] and Path(body["own_sizes"])
         for name in ("groups", "recordings", "validation_groups"):
             body[name] = None if body[name] is None else tuple(body[name])
         if body["validation"] is not None:
@@ -283,6 +288,7 @@ class VerificationProcess:
 
     def _measuring(self, request: Request) -> ProcessLimits:
         given = [request.pixels, request.labels, *(request.validation or ())]
+        given += [] if request.own_sizes is None else [request.own_sizes]
         pictures = sum(_size(path) for path in given)
         values = math.prod(read_provenance(self._folder).input)
         memory = _BASE_BYTES + _BYTES_PER_BYTE * self._bytes + 3 * pictures
@@ -612,7 +618,8 @@ def _evidence(
         )
     groups = None if request.groups is None else np.asarray(request.groups)
     recordings = None if request.recordings is None else np.asarray(request.recordings)
-    test = EvaluatedPart(pixels, labels, about.balanced, groups, recordings)
+    own_sizes = None if request.own_sizes is None else OwnSizes.read(request.own_sizes)
+    test = EvaluatedPart(pixels, labels, about.balanced, groups, recordings, own_sizes)
     right, whole = dict[str, Evidence](), dict[str, Evidence]()
     by_name = dict[str, NDArray[np.floating]]()
     for name, file in files.items():

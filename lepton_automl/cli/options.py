@@ -481,7 +481,7 @@ Formats = Annotated[
     list[str] | None,
     option(
         "--format",
-        "File formats to write beside ONNX (c, litert), with commas or repeated; see "
+        "File formats to write beside ONNX (any_size, c, litert), with commas or repeated; see "
         "docs/formats.md.  [default: onnx, or those of the artifact that is there]",
         "NAME,...",
         section=Section.SHIPPING,

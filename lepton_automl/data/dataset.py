@@ -24,6 +24,7 @@ from lepton_automl.data.checked_samples import (
     UnreadableFile,
 )
 from lepton_automl.data.decode_pool import Decoding, Reading, only_files
+from lepton_automl.data.pictures import decode
 from lepton_automl.data.pictures.formats import FormatTable
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.data.pictures.levels import LevelTable
@@ -275,6 +276,19 @@ class Dataset:
         chosen = pictures if places is None else select(pictures, places)
         made = pixel_cache.decode_blocks(chosen, self.channels, size, self.file_scale, self.framing)
         return np.concatenate(list(made))
+
+    def own_size_pictures(
+        self, part: str, places: NDArray[np.int64]
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Decode pictures of a part at `places` one by one in their own sizes: (H, W, C).
+
+        Raises
+        ------
+        DataError
+            If a picture file was removed or damaged since the data were opened.
+        """
+        for picture in select(self.part(part).pictures, places):
+            yield decode.decode(picture, self.channels, scale=self.file_scale)
 
     @property
     def input_type(self) -> str:

@@ -12,6 +12,7 @@ from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.fastest_format import elsewhere, fastest_format
 from lepton_automl.artifact.formatting import decisions_of
 from lepton_automl.artifact.model_card import card
+from lepton_automl.artifact.own_sizes import OwnSizes
 from lepton_automl.artifact.provenance import Provenance, read_provenance
 from lepton_automl.artifact.signature import check_signature
 from lepton_automl.artifact.verdict import Verdict
@@ -24,7 +25,7 @@ from lepton_automl.artifact.verify import (
 )
 from lepton_automl.compress.steps import CompressionResult
 from lepton_automl.config import RunConfig
-from lepton_automl.core import decisions
+from lepton_automl.core import decisions, files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.scratch import scratch_folder
@@ -34,6 +35,7 @@ from lepton_automl.cost.latency import Timing
 from lepton_automl.data.dataset import Dataset, LabelledFiles, map_labelled
 from lepton_automl.data.opening import CODE, locate_data, open_dataset
 from lepton_automl.errors import ConfigError, DataError, first_line
+from lepton_automl.models import formats
 from lepton_automl.models.formats import ONNX
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import RunContext
@@ -42,6 +44,9 @@ from lepton_automl.runs.folder import Definition, RunFolder, locate, locate_arti
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView, recorded_decisions
 from lepton_automl.search.finals.results import last_finalist_results
 from lepton_automl.search.request import SearchResult
+
+_OWN_SIZES = "test-own-sizes.npz"
+"""File in the cache during a verification: pictures for formats that take any size."""
 
 
 @dataclass(frozen=True)
@@ -311,6 +316,8 @@ def verify_and_seal(
             request, test_set_uses=uses, digests=digests, quiet_reference_ms=quiet_reference_ms
         )
     )
+    if request.own_sizes is not None:
+        files.remove(request.own_sizes)
     inputs, _ = map_labelled(dataset.file_input_files("test", _size(shape), folder.cache))
     predictions = reference_predictions(artifact, inputs)
     about = read_provenance(artifact)
@@ -368,24 +375,33 @@ def request_for(folder: Path, dataset: Dataset, shape: tuple[int, ...], cache: P
     With its validation part too, if `dataset` is what the artifact was made from.
     """
     size = _size(shape)
-    files = dataset.file_input_files("test", size, cache)
+    made_files = dataset.file_input_files("test", size, cache)
     groups, recordings = dataset.test.groups, dataset.test.recordings
     validation, validation_groups = None, None
     if len(dataset.validation) and read_provenance(folder).data_fingerprint == dataset.fingerprint:
         made = dataset.file_input_files("validation", size, cache)
         validation, validation_groups = (made.pixels, made.labels), dataset.validation.groups
+    own_sizes = None
+    if any(formats.load(name).takes_any_size for name in _known_formats(folder)):
+        own_sizes = OwnSizes.of(dataset, "test").write(cache / _OWN_SIZES)
     return Request(
+        own_sizes=own_sizes,
         validation=validation,
         validation_groups=None
         if validation_groups is None
         else tuple(int(group) for group in validation_groups),
         folder=folder,
-        pixels=files.pixels,
-        labels=files.labels,
+        pixels=made_files.pixels,
+        labels=made_files.labels,
         fingerprint=dataset.part_fingerprint("test"),
         groups=None if groups is None else tuple(int(group) for group in groups),
         recordings=None if recordings is None else tuple(int(number) for number in recordings),
     )
+
+
+def _known_formats(folder: Path) -> list[str]:
+    """Further formats of an artifact that this version has."""
+    return [name for name in read_provenance(folder).formats if name in formats.names()]
 
 
 def _size(shape: tuple[int, ...]) -> tuple[int, int]:

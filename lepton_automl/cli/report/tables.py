@@ -252,7 +252,11 @@ def _formats(verdict: Verdict) -> list[RenderableType]:
     table = _table("further formats, compared with model.int8.onnx on the test set", *columns)
     for row in rows:
         table.add_row(*(row[n] for n in places))
-    lines = [Text(f"{each.name}: {text}") for each in verdict.formats for text in each.differences]
+    lines = [
+        Text(f"{each.name}: {text}")
+        for each in verdict.formats
+        for text in formatting.format_texts(each)
+    ]
     return [table, *lines]
 
 

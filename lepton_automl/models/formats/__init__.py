@@ -98,6 +98,9 @@ class FileFormat(ABC):
     runs_code: ClassVar[bool] = False
     """Whether `session` compiles or executes the files. Those of an artifact of unknown origin are
     then opened only if they are, byte for byte, what `files` writes from its ONNX file."""
+    takes_any_size: ClassVar[bool] = False
+    """Whether the files resize pictures of any height and width themselves, and are measured on
+    test pictures in their own sizes too."""
     session_limits: ClassVar[ProcessLimits] = ProcessLimits(1 << 30, 60.0, 600.0)
     """On `session`: memory and processor time of the process and of each of its children."""
 
