@@ -300,6 +300,8 @@ def imported(tree: ast.Module) -> dict[str, object]:
         elif isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module or "")
             for alias in node.names:
+                if not hasattr(module, alias.name):  # A module that is not imported yet.
+                    importlib.import_module(f"{node.module}.{alias.name}")
                 names[alias.asname or alias.name] = getattr(module, alias.name)
     return names
 

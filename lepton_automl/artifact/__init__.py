@@ -4,7 +4,8 @@ Start at `writer` (what is written, the `manifest` last) and `verify` (what is m
 result is a `verdict`).
 
 - what verification does: `consistency` of the files with each other, `parity` with exact integer
-  arithmetic, `measurements` of each file, `format_files` of further formats, `judging` of limits,
+  arithmetic, `measurements` of each file, `format_files` of further formats (on
+  `own_sizes`, pictures as they are, where they take these), `judging` of limits,
   `rejection` ("none of these"), `front_end_reference` (features of sound)
 - what is chosen before: `fastest_format`, which ships with `--prefer latency`
 - what else lies in the folder: `model_card` (with `formatting`), `provenance`, `signature`,

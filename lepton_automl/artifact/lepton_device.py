@@ -5,9 +5,10 @@
     python lepton_device.py bench   ARTIFACT [OTHER.onnx ...] [--threads N] [--seconds S] [--json]
 
 ARTIFACT is the folder that holds this file, or an ONNX file of lepton. It needs Python 3.9, numpy,
-and what runs the format: onnxruntime (onnx), ai-edge-litert (litert), or a C compiler (c). Pictures
-are read with Pillow, .npy and .csv files and WAV recordings without it. This file runs on trust
-as any program does: `lepton verify` and a signature say whether it is the one that was written.
+and what runs the format: onnxruntime (onnx, any_size), ai-edge-litert (litert), a C compiler (c).
+Pictures are read with Pillow, .npy and .csv files and WAV recordings without it. This file runs on
+trust as any program does: `lepton verify` and a signature say whether it is the one that was
+written.
 Exit codes: 0; 3 if a file cannot be read; 6 if `verify` finds a problem; 7 if something is missing.
 """
 
@@ -31,7 +32,15 @@ from typing import Any
 
 import numpy as np
 
-FORMATS = {"onnx": "model.int8.onnx", "litert": "model.int8.tflite", "c": "c/net.c"}
+ANY_SIZE = "any_size"
+FORMATS = {
+    "onnx": "model.int8.onnx",
+    ANY_SIZE: "model.int8.any_size.onnx",
+    "litert": "model.int8.tflite",
+    "c": "c/net.c",
+}
+SIDE = 64
+"""Pixels of a side of the picture that is timed where a file takes any."""
 TOLERANCE = 0.05
 """Largest difference of a golden probability between machines and formats."""
 LEAST_PROBABILITY = 1e-6
@@ -60,7 +69,8 @@ class OnnxNet:
         providers = ["CPUExecutionProvider"]
         self.session = runtime.InferenceSession(str(path), options, providers=providers)
         (given,) = self.session.get_inputs()
-        self.name, self.shape = given.name, tuple(given.shape[1:])
+        self.name, self.takes_any_size = given.name, isinstance(given.shape[1], str)
+        self.shape = tuple(SIDE if isinstance(side, str) else side for side in given.shape[1:])
         self.dtype = np.dtype(given.type[7:-1].replace("float", "float32"))
         self.words = dict(self.session.get_modelmeta().custom_metadata_map)
 
@@ -136,7 +146,7 @@ class CNet:
         return lambda: (run(*given), sample, self)  # Pointers do not keep what they point to.
 
 
-NETS: dict[str, Any] = {"onnx": OnnxNet, "litert": LitertNet, "c": CNet}
+NETS: dict[str, Any] = {"onnx": OnnxNet, ANY_SIZE: OnnxNet, "litert": LitertNet, "c": CNet}
 
 
 class Bundle:
@@ -158,6 +168,7 @@ class Bundle:
         words = {key: value for key, value in getattr(self.net, "words", {}).items() if value}
         self.labels = about.get("class_names") or json.loads(words.get("labels", "[]"))
         self.shape = tuple(about.get("input") or self.net.shape)
+        self.takes_any_size = getattr(self.net, "takes_any_size", False)
         usual = ("int16", "float32", "uint8")[len(self.shape) - 1]
         kind = about.get("input_type") or usual if about else self.net.dtype
         self.dtype = np.dtype(kind)
@@ -177,7 +188,8 @@ class Bundle:
             return self.signal_windows(path)
         if self.dtype == np.uint16:
             return deep_pixels_of(path, *self.shape)[None]
-        return pixels_of(path, self.shape, self.scale, self.framing)[None]
+        shape = (0, 0, self.shape[2]) if self.takes_any_size else self.shape
+        return pixels_of(path, shape, self.scale, self.framing)[None]
 
     def answer(self, path: Path) -> tuple[str, float, int]:
         """Label and probability of a file, and the number of its windows."""
@@ -235,13 +247,14 @@ def pillow(name: str = "Image") -> Any:
 def pixels_of(
     path: Path, shape: tuple[int, ...], scale: str = "", framing: dict[str, Any] | None = None
 ) -> np.ndarray:
-    """One picture as the net was trained on it: uint8 (height, width, channels)."""
+    """One picture: uint8 (height, width, channels), of its own size where `shape` has none."""
     if path.suffix.lower() == ".npy":
         values = stored_array(path, shape[2])
         if not scale and values.dtype != np.uint8:
             raise ValueError(f"{path} holds {values.dtype}, and black and white are not stated")
         pixels = to_8_bits(values, scale) if scale else values
-        if pixels.shape == shape and framing is None:
+        wanted = shape if shape[0] else (*pixels.shape[:2], shape[2])
+        if pixels.shape == wanted and framing is None:
             return pixels
     else:
         picture = upright(path, scale or "16bit", shape[2])
@@ -275,6 +288,8 @@ def upright(path: Path, scale: str, channels: int) -> Any:
 def framed(picture: Any, shape: tuple[int, ...], framing: dict[str, Any] | None) -> np.ndarray:
     """A picture in the size of the net: stretched, or as a model made elsewhere wants it."""
     image, (height, width) = pillow(), shape[:2]
+    if not height:
+        return np.asarray(picture, np.uint8).reshape(*picture.size[::-1], -1)
     picture = picture if framing is None else without_far_ends(picture)
     how = image.Resampling[(framing or {"interpolation": "bilinear"})["interpolation"].upper()]
     high, wide = (height, width) if framing is None else framing["size"]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core import files
+from lepton_automl.core.untrusted_arrays import open_npz
 from lepton_automl.data.dataset import Dataset
 
 _MOST_PICTURES = 512
@@ -49,9 +50,15 @@ class OwnSizes:
 
     @classmethod
     def read(cls, path: Path) -> OwnSizes:
-        """Read what `write` wrote."""
-        with np.load(path, allow_pickle=False) as found:
-            places, shapes, values = (found[name] for name in ("places", "shapes", "values"))
+        """Read what `write` wrote.
+
+        Raises
+        ------
+        DataError
+            If the file is damaged.
+        """
+        with open_npz(path, fix="run the same command") as found:
+            places, shapes, values = (found.read(name) for name in ("places", "shapes", "values"))
         ends = np.cumsum(shapes.prod(axis=1))[:-1]
         pictures = np.split(values, ends) if len(shapes) else []
         return cls(places, tuple(p.reshape(s) for p, s in zip(pictures, shapes, strict=True)))

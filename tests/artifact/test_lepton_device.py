@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lepton_automl.artifact import lepton_device as device
 from lepton_automl.artifact.predict import predict
@@ -175,6 +175,25 @@ def test_c_answers_as_the_onnx_file_does(artifact, pictures):
         assert one["label"] == other["label"]
         assert one["probability"] == pytest.approx(other["probability"], abs=1e-5)
     assert "c: differs by at most" in alone(program, "verify", artifact).stdout
+
+
+def test_pictures_of_any_size_are_answered_as_resized_ones(tmp_path, pictures):
+    made = make_bundle(tmp_path, formats=("any_size",))
+    seal_bundle(made)
+    program, file = made.folder / "lepton_device.py", made.folder / "model.int8.any_size.onnx"
+    assert "any_size: differs by at most 0 on" in alone(program, "verify", made.folder).stdout
+    resized = alone(program, "predict", made.folder, *pictures, "--json")
+    own = alone(program, "predict", made.folder, *pictures, "--json", "--format", "any_size")
+    by_file = alone(program, "predict", file, *pictures, "--json")
+    rows = [json.loads(done.stdout)["predictions"] for done in (resized, own, by_file)]
+    assert rows[1] == rows[2]
+    for one, other in zip(*rows[:2], strict=True):
+        assert one["probability"] == pytest.approx(other["probability"], abs=0.02)
+    with Image.open(pictures[0]) as image:
+        upright = ImageOps.exif_transpose(image)
+        found = device.Bundle(made.folder, "any_size").samples(pictures[0])
+        assert found.shape == (1, *upright.size[::-1], 3)
+    assert alone(program, "bench", file, "--seconds", "0.05").returncode == 0
 
 
 def test_a_changed_file_is_found_and_not_used(artifact, pictures, tmp_path):
