@@ -3,16 +3,20 @@
     bench.py c99 exact --inputs 1000000 --nets 24 --out runs/c99.jsonl [ARTIFACT ...]
     bench.py c99 cores [ARTIFACT ...]
     bench.py c99 latency [ARTIFACT ...]
+    bench.py c99 sound [ARTIFACT] [--audio WINDOWS.npy]
 
 `exact` compares the logits of random nets of all layer kinds (and of artifacts) bit by bit, every
 tenth chunk of inputs also with plain C; it continues what it has written to --out. `cores` emulates
 Cortex-M boards with QEMU, with 200 inputs each, 20 of large nets, and prints instructions, flash
-and memory. `latency` calls both in turn, one sample at a time.
+and memory. `latency` calls both in turn, one sample at a time. `sound` counts features, logits and
+classes of a net for sound that differ from ONNX Runtime's, of recorded windows (int16, n x window,
+as RUN/cache/*.audio.npy) or noise, and what the front end adds on emulated cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +32,11 @@ from onnx import helper
 from benchmarks import cortex_m
 from benchmarks.common import append_row, net, parser, print_table, read_rows, spread
 from lepton_automl.models.arch import Arch, chain
+from lepton_automl.models.c_export.log_mel import c_features
 from lepton_automl.models.c_export.source import net_source
-from lepton_automl.models.formats.c import CSession
+from lepton_automl.models.formats.c import CSession, c_logits
+from lepton_automl.models.front_end import LogMel
+from lepton_automl.models.front_end_onnx import compute_features
 from lepton_automl.models.layers.conv import Conv
 from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.max_pool import MaxPool
@@ -41,7 +48,7 @@ from lepton_automl.models.memory_plan import plan_memory
 from lepton_automl.models.onnx_export import int8_onnx
 from lepton_automl.models.onnx_file import open_session
 from lepton_automl.models.onnx_read import read_int8
-from lepton_automl.models.quantization import QuantizedNet
+from lepton_automl.models.quantization import QuantizedNet, behind_front_end
 from lepton_automl.models.random_weights import random_net
 
 CHUNK = 2_000
@@ -64,18 +71,19 @@ class Subject:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one of the three."""
+    """Run one of the four."""
     options = parser(__doc__, "c99")
-    options.add_argument("what", choices=("exact", "cores", "latency"))
+    options.add_argument("what", choices=("exact", "cores", "latency", "sound"))
     options.add_argument("artifacts", nargs="*", type=Path)
     options.add_argument("--inputs", type=int, default=20_000, help="of all nets together")
+    options.add_argument("--audio", type=Path, nargs="*", default=[])
     options.add_argument("--nets", type=int, default=24, help="random ones")
     options.add_argument("--rounds", type=int, default=25)
     options.add_argument("--cores", nargs="+", choices=cortex_m.CORES, default=[*cortex_m.CORES])
     options.add_argument("--out", type=Path, default=Path("runs/c99.jsonl"))
     given = options.parse_intermixed_args(arguments)
     kinds: dict[str, Callable[[argparse.Namespace], None]]
-    kinds = {"exact": exact, "cores": cores, "latency": latency}
+    kinds = {"exact": exact, "cores": cores, "latency": latency, "sound": sound}
     kinds[given.what](given)
     return 0
 
@@ -158,6 +166,66 @@ def latency(given: argparse.Namespace) -> None:
         macs = f"{subject.net.arch.graph.macs / 1e6:.3f}"
         rows.append((subject.name, macs, f"{best[0]:.1f}", f"{best[1]:.1f}", spread(ratios)))
     print_table(("net", "million MACs", "C us", "ONNX Runtime us", "ratio"), rows)
+
+
+def sound(given: argparse.Namespace) -> None:
+    """Count what differs from ONNX Runtime, then emulate with and without the front end."""
+    subjects = [*artifacts(given.artifacts)] or [sound_subject()]
+    for subject in subjects:
+        net, front_end = subject.net, subject.net.arch.front_end
+        assert front_end is not None, f"{subject.name} reads no sound"
+        found = [np.load(path, mmap_mode="r", allow_pickle=False) for path in given.audio]
+        audio = np.concatenate(found or [noise(front_end.window, given.inputs)])
+        apart = c_features(front_end, audio).astype(np.int64) - compute_features(front_end, audio)
+        is_apart = (apart != 0).any((1, 2, 3))
+        expected = onnx_logits(subject.file)(audio)
+        with tempfile.TemporaryDirectory() as scratch:
+            session = CSession(written(subject, Path(scratch)))
+            logits, shares = session.logits(audio), session.predict(audio)
+        differs = (bits(logits) != bits(expected)).any(1)
+        powers = np.exp(expected - expected.max(1, keepdims=True).astype(np.float64))
+        moved = np.abs(shares - powers / powers.sum(1, keepdims=True)).max()
+        rows = [
+            ("features that differ", f"{np.count_nonzero(apart)} of {apart.size:,}"),
+            ("by at most", f"{np.abs(apart).max()} of 255"),
+            ("windows with such a feature", f"{is_apart.sum()} of {len(audio):,}"),
+            ("logits of other windows that differ in a bit", str(differs[~is_apart].sum())),
+            ("other class", str(int((logits.argmax(1) != expected.argmax(1)).sum()))),
+            ("largest difference of a probability", f"{moved:.2g}"),
+        ]
+        print_table((subject.name, str(front_end)), rows)
+        if cortex_m.missing():
+            continue
+        table = []
+        behind = Subject(subject.name, behind_front_end(net), subject.file)
+        for core in given.cores:
+            told: list[Any] = [core]
+            for one, samples in (
+                (subject, audio[:20]),
+                (behind, c_features(front_end, audio[:20])),
+            ):
+                with tempfile.TemporaryDirectory() as scratch:
+                    made = cortex_m.emulate(written(one, Path(scratch)), core, samples, ["-Os"])
+                wrong = (bits(made.logits) != bits(c_logits(one.net, samples))).any(1).sum()
+                told += [f"{made.instructions:,}", f"{made.flash_bytes:,}", wrong]
+            table.append(told)
+        head = ["core", "instructions -Os", "flash", "of 20 differ"]
+        print_table([*head, *(f"{name}, without the front end" for name in head[1:])], table)
+
+
+def sound_subject() -> Subject:
+    """A net of random weights for a second of sound at 16 kHz."""
+    front_end = LogMel(16000, 16000, 8000, 512, 320, 40, 60.0, 8000.0, 1e4, 0.07, is_centred=True)
+    layers = [Stem(16, stride=2), SepConv(32, stride=2), SepConv(32), Head()]
+    arch = dataclasses.replace(chain(front_end.feature_shape, layers, CLASSES), front_end=front_end)
+    return subject_of("a second at 16 kHz", arch)
+
+
+def noise(window: int, count: int) -> NDArray[np.int16]:
+    """Windows of noise from silent to the loudest."""
+    rng = np.random.default_rng(0)
+    level = 10 ** rng.uniform(0, 4, (count, 1))
+    return np.clip(rng.normal(0, 1, (count, window)) * level, -32768, 32767).astype(np.int16)
 
 
 def artifacts(folders: Sequence[Path]) -> Iterator[Subject]:

@@ -179,7 +179,7 @@ def _flash(folder: Path, kind: FileFormat, sizes: Sizes) -> dict[str, Any]:
 
 def predicted_flash(arch: Arch) -> dict[str, Any]:
     """Fields of `FileMetrics` for the predicted flash of a net's C files."""
-    return {"flash_bytes": flash_bytes(arch.graph), "flash_basis": "predicted"}
+    return {"flash_bytes": flash_bytes(arch.graph, arch.front_end), "flash_basis": "predicted"}
 
 
 def _answered(

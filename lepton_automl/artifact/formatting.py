@@ -140,8 +140,8 @@ def front_end_text(verdict: Verdict) -> str:
     low, high = (time_text(end) for end in cost.latency_interval)
     return (
         f"front end (log-mel features, in float): {time_text(cost.latency_ms)} [{low}, {high}] of "
-        f"the latency, {bytes_text(cost.size_bytes)} of the file; multiply-accumulates and "
-        "peak memory are those of the net behind it"
+        f"the latency, {bytes_text(cost.size_bytes)} of the file; multiply-accumulates "
+        "are those of the net behind it; peak memory counts the front end as it is in C"
     )
 
 

@@ -519,8 +519,9 @@ def _fit(folder: Path, board: Board, measured: Sequence[FormatFigures]) -> Board
         flash, ram = known[0].flash_bytes, known[0].peak_ram_bytes
         is_measured = known[0].flash_basis == "measured"
     else:
-        graph = writer.read_arch(folder, INT8).graph
-        flash, ram, is_measured = flash_bytes(graph), peak_ram_bytes(graph), False
+        arch = writer.read_arch(folder, INT8)
+        flash = flash_bytes(arch.graph, arch.front_end)
+        ram, is_measured = peak_ram_bytes(arch.graph, arch.front_end), False
     basis: Literal["measured", "predicted"] = "measured" if is_measured else "predicted"
     return BoardFit(board, board.fit(flash, ram), flash, ram, basis)
 

@@ -11,6 +11,7 @@ from lepton_automl.cost.flash import most_flash_bytes
 from lepton_automl.cost.latency import Latency
 from lepton_automl.cost.latency_model import Basis, LatencyModel
 from lepton_automl.models.arch import Arch
+from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.graph import Graph
 from lepton_automl.models.memory_plan import plan_memory
 from lepton_automl.models.random_weights import random_int8_onnx
@@ -87,19 +88,22 @@ def file_cost(arch: Arch, file: bytes, value_bytes: int = 1) -> Cost:
         weight_bytes=weights * value_bytes,
         parameter_bytes=weights * value_bytes + bias_bytes,
         macs=graph.macs,
-        peak_ram_bytes=peak_ram_bytes(graph) * value_bytes,
-        flash_bytes=most_flash_bytes(graph) if value_bytes == 1 else None,
+        peak_ram_bytes=peak_ram_bytes(graph, arch.front_end)
+        if value_bytes == 1
+        else peak_ram_bytes(graph) * value_bytes,
+        flash_bytes=most_flash_bytes(graph, arch.front_end) if value_bytes == 1 else None,
     )
 
 
-def peak_ram_bytes(graph: Graph) -> int:
+def peak_ram_bytes(graph: Graph, front_end: LogMel | None = None) -> int:
     """Memory that feature maps need while operations run in order, one byte a value.
 
     It is the arena of the C files (`models.memory_plan`), with the input in it. Live are the inputs
     and the output of the running operation and every value read later. An addition, product or
-    table may overwrite an input of its own size that is not read later.
+    table may overwrite an input of its own size that is not read later. What a front end for sound
+    needs in C is live before the first operation, beside the features.
     """
-    return plan_memory(graph).size
+    return plan_memory(graph, 0 if front_end is None else front_end.scratch_bytes).size
 
 
 def violations(cost: Cost, limits: Limits) -> dict[str, float]:

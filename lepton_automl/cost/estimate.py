@@ -50,8 +50,8 @@ class CostEstimator:
             weight_bytes=weight_bytes,
             parameter_bytes=parameter_bytes,
             macs=arch.graph.macs,
-            peak_ram_bytes=peak_ram_bytes(arch.graph),
-            flash_bytes=most_flash_bytes(arch.graph),
+            peak_ram_bytes=peak_ram_bytes(arch.graph, arch.front_end),
+            flash_bytes=most_flash_bytes(arch.graph, arch.front_end),
             latency_ms=latency_ms,
         )
 

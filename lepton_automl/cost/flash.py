@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.graph import Conv, Graph, Linear
 from lepton_automl.models.memory_plan import Step, steps
 
@@ -25,21 +26,33 @@ _CALL_BYTES = {
 """Code of a call and its structure, a step; what every net has counts for its convolutions."""
 
 
-def flash_bytes(graph: Graph) -> int:
+_FRONT_END_BYTES, _MEANS_BYTES = 950, 175
+"""Code of the log-mel front end, and what the means of its bands add ("Flash" in
+docs/decisions.md)."""
+
+
+def flash_bytes(graph: Graph, front_end: LogMel | None = None) -> int:
     """Predicted text and data of `net.c`, compiled by gcc -Os for a Cortex-M4 and linked.
 
-    An addition whose scales have no constants in whole numbers brings double arithmetic with it,
-    1.7 kB once, which is not predicted.
+    `front_end` is that of a net for sound. An addition whose scales have no constants in whole
+    numbers brings double arithmetic with it, 1.7 kB once, which is not predicted.
     """
     total = float(constant_bytes(graph))
+    if front_end is not None:
+        total += _FRONT_END_BYTES + _MEANS_BYTES * front_end.is_centred + table_bytes(front_end)
     for kind, count in kinds_of(graph).items():
         total += _KIND_BYTES.get(kind, 0.0) + _CALL_BYTES.get(kind, 0.0) * count
     return round(total)
 
 
-def most_flash_bytes(graph: Graph) -> int:
+def most_flash_bytes(graph: Graph, front_end: LogMel | None = None) -> int:
     """Upper end of the interval of `flash_bytes`, so that a net that is within a limit stays so."""
-    return math.ceil((1 + SHARE) * flash_bytes(graph))
+    return math.ceil((1 + SHARE) * flash_bytes(graph, front_end))
+
+
+def table_bytes(front_end: LogMel) -> int:
+    """Bytes of the tables of a front end: a quarter of a cosine, and five numbers a triangle."""
+    return 4 * (front_end.frame // 4 + 1) + (4 * 4 + 2 * 2) * front_end.mels
 
 
 def constant_bytes(graph: Graph) -> int:

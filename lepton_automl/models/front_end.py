@@ -103,6 +103,15 @@ class LogMel:
         """Frames, filters and 1: height, width and channels of a net's input."""
         return self.frames, self.mels, 1
 
+    @property
+    def scratch_bytes(self) -> int:
+        """Memory that C needs while it computes features, beside them.
+
+        A transform in float32, and of a front end with means 3 of 4 bytes of each logarithm.
+        """
+        frames, mels, _ = self.feature_shape
+        return 4 * self.frame + (3 * frames * mels if self.is_centred else 0)
+
     @functools.cached_property
     def corners(self) -> NDArray[np.float64]:
         """Corners of the filters (mels + 2,), bins of the spectrum; filter k is 1 at k + 1."""

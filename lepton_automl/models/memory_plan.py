@@ -52,6 +52,8 @@ class MemoryPlan:
     """Bytes of the block; at least those of the input."""
     offsets: dict[str, int]
     """Name of each value but the logits -> offset of its first byte."""
+    scratch: int = 0
+    """Offset of the scratch memory."""
 
 
 def steps(graph: Graph) -> tuple[Step, ...]:
@@ -86,16 +88,20 @@ class _Block:
         return self.first <= other.last and other.first <= self.last
 
 
-def plan_memory(graph: Graph) -> MemoryPlan:
+def plan_memory(graph: Graph, scratch_bytes: int = 0) -> MemoryPlan:
     """Place the feature maps of `graph` in a block as small as possible.
 
+    With `scratch_bytes`, so many bytes beside the input are free while it is computed.
     The block is as large as the largest sum of values that are needed at once, wherever a layout
     of that size is found (in all nets of our layers; the problem is NP-hard in general).
     """
     blocks, of = _blocks(graph)
+    if scratch_bytes:
+        blocks[0].first = -1
+        blocks.append(_Block(scratch_bytes, -1, -1))
     bound = max(
         sum(block.size for block in blocks if block.first <= at <= block.last)
-        for at in range(max(block.last for block in blocks) + 1)
+        for at in range(-1, max(block.last for block in blocks) + 1)
     )
     rng = random.Random(0)
     orders = [
@@ -115,7 +121,8 @@ def plan_memory(graph: Graph) -> MemoryPlan:
             break
     assert best is not None
     size, offsets = best
-    return MemoryPlan(size, {name: offsets[number] for name, number in of.items()})
+    places = {name: offsets[number] for name, number in of.items()}
+    return MemoryPlan(size, places, offsets[-1] if scratch_bytes else 0)
 
 
 def _blocks(graph: Graph) -> tuple[list[_Block], dict[str, int]]:

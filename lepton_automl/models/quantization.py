@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -182,3 +183,16 @@ class QuantizedNet(Protocol):
     @property
     def qparams(self) -> QParams | None:
         """Quantization parameters; None of a float model."""
+
+
+@dataclass(frozen=True)
+class _Behind:
+    arch: Arch
+    preprocessing: Preprocessing
+    qparams: QParams | None
+
+
+def behind_front_end(net: QuantizedNet) -> QuantizedNet:
+    """The net of sound that reads features."""
+    arch = dataclasses.replace(net.arch, front_end=None)
+    return _Behind(arch, net.preprocessing, net.qparams)

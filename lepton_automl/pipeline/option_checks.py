@@ -253,7 +253,8 @@ def check_formats(config: RunConfig, dataset: Dataset, space: SearchSpace, targe
         target=target,
     )
     net = random_net(arch, target.weight_limit)
-    samples = np.zeros((1, *arch.file_input), net.preprocessing.input_type)
+    kind = "int16" if arch.front_end is not None else net.preprocessing.input_type
+    samples = np.zeros((1, *arch.file_input), kind)
     golden = formats.Golden(samples, np.full((1, arch.classes), 1 / arch.classes, np.float32))
     for name in names:
         try:

@@ -15,6 +15,7 @@ import pytest
 from lepton_automl.errors import ArchError, LeptonError
 from lepton_automl.models import formats
 from lepton_automl.models.formats import FileFormat, Golden, Words
+from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.onnx_export import int8_onnx
 from lepton_automl.models.onnx_file import onnx_probabilities
 from lepton_automl.models.quantization import QParams
@@ -23,17 +24,34 @@ from lepton_automl.models.untrusted_format import FormatSession
 from tests.helpers.nets import random_arch, random_samples
 
 NAMES = formats.names()
-SHAPES = {"grey": (12, 12, 1), "colour": (16, 16, 3), "signal": (37, 6)}
+SHAPES = {"grey": (12, 12, 1), "colour": (16, 16, 3), "signal": (37, 6), "sound": (600,)}
 SEEDS = range(2)
 CLASSES = ("a", 'quote " and \\', "line\nbreak */ //", "ä ✓", "*/ int main(void) { for (;;); }")
 
 
 def made(shape, seed):
     """A net, samples that its files read, and what its ONNX file answers."""
-    net = random_net(random_arch(seed, input=shape, activations=ALL), 64, seed)
-    samples = random_samples(net.arch, 24, seed)
+    if len(shape) == 1:
+        net, samples = random_sound(shape[0], 24, seed)
+    else:
+        net = random_net(random_arch(seed, input=shape, activations=ALL), 64, seed)
+        samples = random_samples(net.arch, 24, seed)
     expected = onnx_probabilities(int8_onnx(net, CLASSES, {}), samples)
     return net, samples, expected
+
+
+def random_sound(window, count, seed):
+    """A net for sound and recordings of noise, from silent to the loudest."""
+    front_end = LogMel(
+        8000, window, window, 64, 40, 12, 0.0, 4000.0, 1e3, 0.08, is_centred=bool(seed)
+    )
+    arch = random_arch(seed, input=front_end.feature_shape, activations=ALL)
+    rng = np.random.default_rng(seed)
+    loudness = 10 ** rng.uniform(0, 4, (count, 1))
+    samples = np.clip(rng.normal(0, 1, (count, window)) * loudness, -32768, 32767)
+    samples[0] = 0
+    net = random_net(dataclasses.replace(arch, front_end=front_end), 64, seed)
+    return net, samples.astype(np.int16)
 
 
 def written(kind, net, samples, expected):

@@ -25,7 +25,6 @@ from lepton_automl.models.c_export.project import project_files
 from lepton_automl.models.c_export.source import c_string, net_source
 from lepton_automl.models.formats import Golden, Words
 from lepton_automl.models.formats.c import C, CSession
-from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.graph import Add, Gate, GlobalPool, Linear, MaxPool, Mul
 from lepton_automl.models.integer_reference import integer_reference
 from lepton_automl.models.layers.head import Head
@@ -244,10 +243,6 @@ def test_what_c_cannot_hold_is_refused():
         net_source(net, NAMES[:4])
     with pytest.raises(ArchError, match="prefix"):
         net_source(net, NAMES, "9 lives")
-    hears = LogMel(8000, 4096, 4096, 256, 160, 20, 0.0, 4000.0, 1.0, 0.1)
-    sound = dataclasses.replace(net.arch, front_end=hears)
-    with pytest.raises(ArchError, match="front end"):
-        net_source(dataclasses.replace(net, arch=sound), NAMES)
     biases = net.qparams.biases
     large = {name: np.full_like(bias, 2**31 - 1) for name, bias in biases.items()}
     with pytest.raises(ArchError, match="32 bits"):

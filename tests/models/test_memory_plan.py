@@ -74,3 +74,14 @@ def test_a_swish_is_one_step_and_a_gate_of_other_values_is_not():
     assert [type(step).__name__ for step in steps(arch.graph)] == [
         *("Conv", "Swish", "GlobalPool", "Linear")
     ]
+
+
+@pytest.mark.parametrize("seed", range(0, 25, 3))
+@pytest.mark.parametrize("scratch", [5, 900, 100_000])
+def test_scratch_memory_lies_beside_the_input_and_costs_only_what_is_missing(seed, scratch):
+    graph = random_arch(seed, input=(16, 16, 1), activations=ANY).graph
+    plan, without = plan_memory(graph, scratch), plan_memory(graph)
+    start, size = plan.offsets[graph.input.name], graph.input.size
+    assert plan.scratch + scratch <= start or start + size <= plan.scratch
+    assert plan.size == max(without.size, scratch + size)
+    assert max(plan.scratch + scratch, start + size) <= plan.size

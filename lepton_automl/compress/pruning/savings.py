@@ -134,9 +134,9 @@ def is_within(limits: Limits, arch: Arch, size_bytes: int, milliseconds: float |
     costs = {
         "max_size_bytes": size_bytes,
         "max_latency_ms": milliseconds,
-        "max_flash_bytes": most_flash_bytes(arch.graph),
+        "max_flash_bytes": most_flash_bytes(arch.graph, arch.front_end),
         "max_macs": arch.graph.macs,
-        "max_peak_ram_bytes": peak_ram_bytes(arch.graph),
+        "max_peak_ram_bytes": peak_ram_bytes(arch.graph, arch.front_end),
     }
     exact = {"max_macs", "max_peak_ram_bytes", "max_flash_bytes"}  # Flash has its own margin.
     for name, cost in costs.items():

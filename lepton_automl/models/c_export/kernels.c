@@ -904,6 +904,214 @@ static void net_quantize(const NET_INPUT *values, int32_t places, int32_t channe
         }
 }
 
+//@ log_mel
+/* Features of sound: for each frame a Hann window, the power spectrum, sums of it under triangles, and
+   their logarithms in steps. Sums of float products are never fused, and logarithms are computed in
+   whole numbers, so that features are the same on all processors. */
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC push_options
+#pragma GCC optimize ("fp-contract=off")
+#else
+#pragma STDC FP_CONTRACT OFF
+#endif
+
+struct net_log_mel {
+    int32_t frames, frame, hop, mels, zero; /* a frame has a power of two of samples */
+    float step;
+    const float *cosines;  /* cos(2 pi n / frame), n from 0 to frame / 4 */
+    const float *lines;    /* of each triangle: slope and value at 0 of its rising, then its falling side */
+    const uint16_t *spans; /* of each triangle: the first frequency under it, and the one behind the last */
+};
+
+/* Numbers in the arena, which has any alignment. */
+#if defined(__GNUC__) && defined(__ARM_FEATURE_UNALIGNED) && !defined(NET_PORTABLE)
+#define NET_UNALIGNED 1 /* one instruction each, no call */
+#else
+#define NET_UNALIGNED 0
+#endif
+
+static inline float net_get(const uint8_t *at)
+{
+    union { uint32_t bits; float real; } x;
+#if NET_UNALIGNED
+    __builtin_memcpy(&x, at, 4);
+#else
+    x.bits = at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+#endif
+    return x.real;
+}
+
+static inline void net_put(uint8_t *at, float value)
+{
+    union { float real; uint32_t bits; } x;
+    x.real = value;
+#if NET_UNALIGNED
+    __builtin_memcpy(at, &x, 4);
+#else
+    at[0] = (uint8_t)x.bits;
+    at[1] = (uint8_t)(x.bits >> 8);
+    at[2] = (uint8_t)(x.bits >> 16);
+    at[3] = (uint8_t)(x.bits >> 24);
+#endif
+}
+
+/* cos and sin of 2 pi n / frame, n from 0 to frame / 2. */
+static inline float net_cosine(const struct net_log_mel *p, int32_t n)
+{
+    const int32_t quarter = p->frame / 4;
+    return n <= quarter ? p->cosines[n] : -p->cosines[2 * quarter - n];
+}
+
+static inline float net_sine(const struct net_log_mel *p, int32_t n)
+{
+    const int32_t quarter = p->frame / 4;
+    return p->cosines[n <= quarter ? quarter - n : n - quarter];
+}
+
+static inline float net_windowed(const struct net_log_mel *p, const int16_t *samples, int32_t n)
+{
+    const float turn = net_cosine(p, n <= p->frame / 2 ? n : p->frame - n);
+    return (float)samples[n] * (0.5f - 0.5f * turn);
+}
+
+/* ln(x) * 2^24 of a number from 1 on: the exponent times ln 2, and a polynomial of the digits in whole
+   numbers. The error is below 7e-8. */
+static int32_t net_ln(float x)
+{
+    static const uint32_t terms[] = {3496510, 21375151, 61272219, 113969799, 164409878,
+                                     211292175, 267947536, 357878193, 536869881, 1073741819};
+    union { float real; uint32_t bits; } of;
+    uint32_t part, power, y, n;
+    of.real = x;
+    power = (of.bits >> 23) - 127;
+    part = (of.bits & 0x7FFFFF) << 7;
+    y = terms[0];
+    for (n = 1; n < sizeof terms / sizeof *terms; n++)
+        y = terms[n] - (uint32_t)((uint64_t)y * part >> 30);
+    y = (uint32_t)((uint64_t)y * part >> 30);
+    return (int32_t)((((uint64_t)power * 2977044472u >> 2) + y + 32) >> 6);
+}
+
+/* The power spectrum of a frame, in place of a transform of half its length: that of frequency n is
+   number 2 n, the last one number 1. */
+static void net_spectrum(const struct net_log_mel *p, const int16_t *samples, uint8_t *x)
+{
+    const int32_t half = p->frame / 2;
+    int32_t n, k, at, bit, size;
+    float re, im;
+    for (n = 0, at = 0; n < half; n++) { /* even samples are real, odd ones imaginary */
+        net_put(x + 8 * at, net_windowed(p, samples, 2 * n));
+        net_put(x + 8 * at + 4, net_windowed(p, samples, 2 * n + 1));
+        for (bit = half >> 1; at & bit; bit >>= 1)
+            at ^= bit;
+        at |= bit;
+    }
+    for (size = 1; size < half; size *= 2)
+        for (n = 0; n < size; n++) {
+            const float c = net_cosine(p, n * (half / size)), s = net_sine(p, n * (half / size));
+            for (k = n; k < half; k += 2 * size) {
+                uint8_t *const a = x + 8 * k, *const b = a + 8 * size;
+                const float bre = net_get(b), bim = net_get(b + 4);
+                const float tre = bre * c + bim * s, tim = bim * c - bre * s;
+                re = net_get(a);
+                im = net_get(a + 4);
+                net_put(a, re + tre);
+                net_put(a + 4, im + tim);
+                net_put(b, re - tre);
+                net_put(b + 4, im - tim);
+            }
+        }
+    re = net_get(x);
+    im = net_get(x + 4);
+    net_put(x, (re + im) * (re + im));
+    net_put(x + 4, (re - im) * (re - im));
+    for (n = 1; n <= half / 2; n++) {
+        uint8_t *const a = x + 8 * n, *const b = x + 8 * (half - n);
+        const float are = net_get(a), aim = net_get(a + 4), bre = net_get(b), bim = net_get(b + 4);
+        const float ere = 0.5f * (are + bre), eim = 0.5f * (aim - bim); /* of the even samples */
+        const float ore = 0.5f * (aim + bim), oim = 0.5f * (bre - are); /* of the odd ones */
+        const float c = net_cosine(p, n), s = net_sine(p, n);
+        const float tre = ore * c + oim * s, tim = oim * c - ore * s;
+        net_put(b, (ere - tre) * (ere - tre) + (eim - tim) * (eim - tim));
+        net_put(a, (ere + tre) * (ere + tre) + (eim + tim) * (eim + tim));
+    }
+}
+
+/* ln(1 + power under triangle m) * 2^24. */
+static int32_t net_band(const struct net_log_mel *p, const uint8_t *x, int32_t m)
+{
+    const float *const line = p->lines + 4 * m;
+    const int32_t half = p->frame / 2, end = p->spans[2 * m + 1];
+    float sum = 0.0f;
+    int32_t n;
+    for (n = p->spans[2 * m]; n < end; n++) {
+        const float up = (float)n * line[0] + line[1], down = (float)n * line[2] + line[3];
+        sum += (up < down ? up : down) * net_get(n < half ? x + 8 * n : x + 4);
+    }
+    return net_ln(sum + 1.0f);
+}
+
+static inline uint8_t net_feature(const struct net_log_mel *p, int32_t value)
+{
+    return net_saturated(net_nearest((float)value * (1.0f / 16777216.0f) / p->step) + p->zero);
+}
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC pop_options
+#endif
+
+//@ features
+/* Features of a window of samples; x is 4 bytes a sample of a frame. */
+static void net_features(const struct net_log_mel *p, const int16_t *samples, uint8_t *x, uint8_t *y)
+{
+    int32_t n, m;
+    for (n = 0; n < p->frames; n++, samples += p->hop) {
+        net_spectrum(p, samples, x);
+        for (m = 0; m < p->mels; m++)
+            *y++ = net_feature(p, net_band(p, x, m));
+    }
+}
+
+//@ features_centred
+/* Features of a window of samples, less the mean of each triangle over the window; x is 4 bytes a
+   sample of a frame, then 3 a feature, whose logarithm has its last byte in y until then. */
+static void net_features_centred(const struct net_log_mel *p, const int16_t *samples, uint8_t *x, uint8_t *y)
+{
+    uint8_t *const high = x + 4 * p->frame;
+    const int32_t mels = p->mels, frames = p->frames;
+    int32_t n, m;
+    for (n = 0; n < frames; n++, samples += p->hop) {
+        net_spectrum(p, samples, x);
+        for (m = 0; m < mels; m++) {
+            const uint32_t value = (uint32_t)net_band(p, x, m);
+            const int32_t at = n * mels + m;
+            y[at] = (uint8_t)value;
+            high[3 * at] = (uint8_t)(value >> 8);
+            high[3 * at + 1] = (uint8_t)(value >> 16);
+            high[3 * at + 2] = (uint8_t)(value >> 24);
+        }
+    }
+    for (m = 0; m < mels; m++) {
+        int32_t mean = 0, rest = 0, at;
+        for (n = 0, at = m; n < 2 * frames; n++, at += mels) {
+            uint8_t *const v = high + 3 * (n < frames ? at : at - frames * mels);
+            uint8_t *const low = y + (n < frames ? at : at - frames * mels);
+            const int32_t value = (int32_t)(*low | (uint32_t)v[0] << 8 | (uint32_t)v[1] << 16 | (uint32_t)v[2] << 24);
+            if (n >= frames)
+                *low = net_feature(p, value - mean);
+            else {
+                mean += value / frames;
+                rest += value % frames;
+                if (rest >= frames) {
+                    rest -= frames;
+                    mean++;
+                }
+            }
+        }
+    }
+}
+
 //@ softmax
 /* exp(x) * 2^30 for x from -21 to 0, in whole numbers, so that it is the same everywhere: with
    -x / ln 2 = whole + part it is 2^(1 - part) / 2^(whole + 1). Relative error below 3e-7. */

@@ -45,6 +45,8 @@ def project_files(
     upper = prefix.upper()
     values = {"@net": prefix, "@NET": upper, "@TYPE": _TYPES[samples.dtype.name]}
     values |= {"@VERSION": __version__, "@COUNT": str(len(samples))}
+    is_sound = samples.ndim == 2
+    values |= {"@BITS": "the bits that were computed" if is_sound else "the bits of the ONNX file"}
     values |= {"@SAMPLES": c_array(samples), "@LOGITS": _hexadecimal(logits)}
     files = {}
     for path, template in _TEMPLATES.items():

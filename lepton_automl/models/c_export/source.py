@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from lepton_automl.models.c_export.arithmetic import (
     swish_table,
     whole_addition,
 )
+from lepton_automl.models.c_export.log_mel import tables
+from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.graph import Add, Conv, Gate, GlobalPool, Linear, MaxPool, Mul, Value
 from lepton_automl.models.memory_plan import MemoryPlan, Step, Swish, plan_memory, steps
 from lepton_automl.models.quantization import QParams, QuantizedNet
@@ -67,15 +70,19 @@ class _Source:
 
     def place(self, value: Value) -> str:
         """Where a value lies, as a C expression."""
-        if value.name == self.net.arch.graph.input.name and not self.is_quantized_here:
+        if value.name == self.net.arch.graph.input.name and not self.is_input_computed:
             return "pixels"
-        offset = self.plan.offsets[value.name]
-        return f"arena + {offset}" if offset else "arena"
+        return _at(self.plan.offsets[value.name])
 
     @property
     def is_quantized_here(self) -> bool:
         """Whether the net reads values that it quantizes itself."""
         return self.net.preprocessing.input_quantization is not None
+
+    @property
+    def is_input_computed(self) -> bool:
+        """Whether the input of the first layer is made of what the caller gives."""
+        return self.is_quantized_here or self.net.arch.front_end is not None
 
 
 @dataclass(frozen=True)
@@ -103,16 +110,11 @@ def net_source(net: QuantizedNet, class_names: Sequence[str], prefix: str = "net
     Raises
     ------
     ArchError
-        If the net is not quantized, has a front end for sound, or sums that 32 bits do not hold.
+        If the net is not quantized, or has sums that 32 bits do not hold.
     """
     arch = net.arch
     if net.qparams is None:
         raise ArchError("the model is not quantized", fix="quantize it before writing C")
-    if arch.front_end is not None:
-        raise ArchError(
-            "the C format has no log-mel front end, which this net for sound needs",
-            fix="ship the ONNX file of nets for sound",
-        )
     if len(class_names) != arch.classes:
         raise ArchError(
             f"{len(class_names)} class names for a net with {arch.classes} classes",
@@ -123,7 +125,10 @@ def net_source(net: QuantizedNet, class_names: Sequence[str], prefix: str = "net
             f"{prefix!r} cannot be the prefix of C names",
             fix="use letters a to z, digits and _, at most 31, with a letter first",
         )
-    source = _Source(net, net.qparams, plan_memory(arch.graph))
+    scratch_bytes = 0 if arch.front_end is None else arch.front_end.scratch_bytes
+    source = _Source(net, net.qparams, plan_memory(arch.graph, scratch_bytes))
+    if arch.front_end is not None:
+        _append_front_end(source, arch.front_end)
     _append_input(source)
     for step in steps(arch.graph):
         _append(source, step)
@@ -177,6 +182,37 @@ def _identifier(name: str) -> str:
 def _shape(value: Value) -> str:
     sizes = (value.width,) if value.spatial_axes == 1 else (value.height, value.width)
     return "x".join(map(str, (*sizes, value.channels)))
+
+
+def _at(offset: int) -> str:
+    """A place in the arena, as a C expression."""
+    return f"arena + {offset}" if offset else "arena"
+
+
+def _append_front_end(source: _Source, front_end: LogMel) -> None:
+    """Append the tables and the call of what computes features of sound."""
+    made = tables(front_end)
+    kernel = "features_centred" if front_end.is_centred else "features"
+    source.needs("log_mel")
+    source.needs(kernel)
+    for c_type, name, values in (
+        ("float", "cosines", made.cosines),
+        ("float", "lines", made.lines),
+        ("uint16_t", "spans", made.spans),
+    ):
+        source.constants.append(
+            f"static const {c_type} net_sound_{name}[] = {{\n{c_array(values)}\n}};\n"
+        )
+    numbers = [front_end.frames, front_end.frame, front_end.hop, front_end.mels]
+    fields = [*numbers, front_end.zero_point, _real(np.float32(front_end.step))]
+    names = [f"net_sound_{name}" for name in ("cosines", "lines", "spans")]
+    values_text = ", ".join(map(str, [*fields, *names]))
+    source.constants.append(
+        f"/* {front_end} */\nstatic const struct net_log_mel net_sound = {{\n"
+        f"    {values_text}\n}};\n"
+    )
+    scratch, features = _at(source.plan.scratch), source.place(source.net.arch.graph.input)
+    source.calls.append(f"    net_{kernel}(&net_sound, samples, {scratch}, {features});")
 
 
 def _append_input(source: _Source) -> None:
@@ -377,9 +413,18 @@ def _table(source: _Source, step: Gate | Swish) -> NDArray[np.uint8]:
     return swish_table(gate.kind, *(source.quantized(v) for v in (gate.x, gate.y, mul.y)))
 
 
+def input_dtype(net: QuantizedNet) -> np.dtype[Any]:
+    """Type of the values that a net reads."""
+    is_sound = net.arch.front_end is not None
+    return np.dtype("int16" if is_sound else net.preprocessing.input_type)
+
+
 def _signature(net: QuantizedNet) -> tuple[str, str, str]:
     """Type and name of the input, and what it holds."""
     arch, about = net.arch, net.preprocessing
+    if arch.front_end is not None:
+        rate = f"{arch.front_end.rate} Hz"
+        return "int16_t", "samples", f"samples[{arch.front_end.window}] of sound, PCM at {rate}"
     shape = "[" + "][".join(map(str, arch.input)) + "]"
     if about.input_quantization is None:
         return "uint8_t", "pixels", f"pixels{shape}, rows from the top, channels last"
@@ -389,12 +434,15 @@ def _signature(net: QuantizedNet) -> tuple[str, str, str]:
 
 def _header(net: QuantizedNet, source: _Source) -> str:
     arch, (c_type, name, what) = net.arch, _signature(net)
-    sizes = (
-        [("LENGTH", arch.input[0], "places of a signal")]
-        if arch.is_signal
-        else [("HEIGHT", arch.input[0], ""), ("WIDTH", arch.input[1], "")]
-    )
-    sizes += [("CHANNELS", arch.channels, ""), ("CLASSES", arch.classes, "")]
+    if arch.front_end is not None:
+        front_end = arch.front_end
+        sizes = [("LENGTH", front_end.window, "samples"), ("RATE", front_end.rate, "hertz")]
+    elif arch.is_signal:
+        sizes = [("LENGTH", arch.input[0], "places of a signal"), ("CHANNELS", arch.channels, "")]
+    else:
+        sizes = [("HEIGHT", arch.input[0], ""), ("WIDTH", arch.input[1], "")]
+        sizes += [("CHANNELS", arch.channels, "")]
+    sizes += [("CLASSES", arch.classes, "")]
     defines = "\n".join(
         f"#define NET_{key} {value}" + (f" /* {text} */" if text else "")
         for key, value, text in sizes
@@ -404,10 +452,13 @@ def _header(net: QuantizedNet, source: _Source) -> str:
         """
    The pixels may lie in the arena, from arena + NET_INPUT_OFFSET on, or anywhere else; there they
    are not changed."""
-        if not source.is_quantized_here
+        if not source.is_input_computed
         else ""
     )
-    offset_line = f"#define NET_INPUT_OFFSET {offset}\n" if not source.is_quantized_here else ""
+    equal = "bit for bit those of the ONNX int8 file"
+    if arch.front_end is not None:
+        equal += " wherever features of sound are its ones"
+    offset_line = f"#define NET_INPUT_OFFSET {offset}\n" if not source.is_input_computed else ""
     return f"""/* Written by lepton_automl {__version__}. A classifier in C99 that needs no library.
 
    const {c_type} *{name} is {what}.
@@ -420,7 +471,7 @@ def _header(net: QuantizedNet, source: _Source) -> str:
 #include <stdint.h>
 
 {defines}
-#define NET_INPUT_BYTES {int(np.prod(arch.input)) * np.dtype(net.preprocessing.input_type).itemsize}
+#define NET_INPUT_BYTES {int(np.prod(arch.file_input)) * input_dtype(net).itemsize}
 #define NET_ARENA_BYTES {source.plan.size}
 {offset_line}
 #ifdef __cplusplus
@@ -430,7 +481,7 @@ extern "C" {{
 /* Names of the classes, UTF-8. */
 extern const char *const net_labels[NET_CLASSES];
 
-/* One number a class, the larger the more probable; bit for bit those of the ONNX int8 file. */
+/* One number a class, the larger the more probable; {equal}. */
 void net_logits(const {c_type} *{name}, uint8_t *arena, float logits[NET_CLASSES]);
 
 /* Probabilities of the classes, which sum to 1. */

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.limited_process import ProcessLimits
 from lepton_automl.errors import DataError
+from lepton_automl.models.c_export.log_mel import c_features
 from lepton_automl.models.c_export.project import GOLDEN_SAMPLES, project_files
 from lepton_automl.models.c_export.source import net_source
 from lepton_automl.models.formats import FileFormat, Golden, Session, Sizes, Words
 from lepton_automl.models.integer_reference import integer_reference
 from lepton_automl.models.onnx_export import int8_onnx
-from lepton_automl.models.quantization import QuantizedNet
+from lepton_automl.models.quantization import QuantizedNet, behind_front_end
 
 COMPILERS = ("cc", "gcc", "clang")
 CROSS_COMPILER = "arm-none-eabi-gcc"
@@ -31,6 +32,11 @@ CORTEX_M4 = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d1
 _STRICT = ("-std=c99", "-ffp-contract=off")
 _FAST = (("-O3", "-march=native"), ("-O3",))
 """Options that are tried in turn: not every compiler knows its own machine."""
+_GOLDEN_VALUES = 32768
+"""Values of the samples of `test.c` together, beyond which there are fewer samples."""
+_FEATURE_SHARE, _SOUND_DIFFERENCE = 1e-4, 0.05
+"""Share of features of sound that may be a step apart, and the largest difference of a probability
+then ("Features of sound in C" in docs/decisions.md)."""
 _FOLDER = "c"
 _FIX = "make the files again: lepton export RUN --format c"
 
@@ -68,10 +74,10 @@ class C(FileFormat):
         The test has the logits that exact integer arithmetic gives, whatever this machine is.
         """
         source = net_source(net, words.class_names)
-        samples = np.ascontiguousarray(golden.samples[:GOLDEN_SAMPLES])
-        exact = integer_reference(int8_onnx(net, words.class_names, {})).run(samples)
+        count = max(1, min(GOLDEN_SAMPLES, _GOLDEN_VALUES // int(np.prod(net.arch.file_input))))
+        samples = np.ascontiguousarray(golden.samples[:count])
         texts = {"net.h": source.header, "net.c": source.source}
-        texts |= project_files(samples, exact.logits)
+        texts |= project_files(samples, c_logits(net, samples))
         return {f"{_FOLDER}/{path}": text.encode() for path, text in texts.items()}
 
     def session(self, folder: Path) -> Session:
@@ -91,9 +97,54 @@ class C(FileFormat):
             int(found[1]),
         )
 
+    def beyond_promise(
+        self,
+        found: NDArray[np.float32],
+        expected: NDArray[np.float32],
+        net: QuantizedNet | None = None,
+    ) -> tuple[str, ...]:
+        """As of all formats; a net for sound may have features that are a step apart."""
+        front_end = None if net is None else net.arch.front_end
+        if front_end is None or not len(found):
+            return super().beyond_promise(found, expected, net)
+        apart, problems = np.abs(found - expected).max(1), []
+        share = min(1.0, _FEATURE_SHARE * float(np.prod(front_end.feature_shape)))
+        differing, most = int((apart > self.max_difference).sum()), np.ceil(share * len(found))
+        if differing > most:
+            problems.append(
+                f"{differing} of {len(found)} samples differ from the ONNX file, the rule is at "
+                f"most {most:.0f}: 1 of {1 / _FEATURE_SHARE:.0f} features a step apart"
+            )
+        if apart.max() > _SOUND_DIFFERENCE:
+            problems.append(
+                f"a probability differs from the ONNX file's by {apart.max():.3g}, the rule is at "
+                f"most {_SOUND_DIFFERENCE:g}"
+            )
+        return tuple(problems)
+
+    def differences(self, net: QuantizedNet) -> tuple[str, ...]:
+        """The features of sound."""
+        if net.arch.front_end is None:
+            return ()
+        return (
+            "features of sound are summed in another order: single ones may be a step of 255 apart",
+        )
+
     def missing(self) -> str:
         """That there is no compiler."""
         return "" if _compiler() else f"no C compiler ({', '.join(COMPILERS)})"
+
+
+def c_logits(net: QuantizedNet, samples: NDArray[Any]) -> NDArray[np.float32]:
+    """Logits (n, classes) that the C files of a net give: by exact integer arithmetic.
+
+    Features of sound are computed as C computes them.
+    """
+    front_end = net.arch.front_end
+    if front_end is not None:
+        samples, net = c_features(front_end, samples), behind_front_end(net)
+    names = [str(n) for n in range(net.arch.classes)]
+    return integer_reference(int8_onnx(net, names, {})).run(samples).logits
 
 
 class CSession(Session):

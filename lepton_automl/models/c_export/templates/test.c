@@ -1,4 +1,4 @@
-/* Compares the answers of net.c with those of the ONNX file: make test.
+/* Compares the answers of net.c with @BITS: make test.
 
    Define @NET_PRINT(text) as a function of your device to run it there. */
 
@@ -44,7 +44,7 @@ int main(void)
         is_wrong |= probabilities[likely] != probabilities[best] || sum < 0.999f || sum > 1.001f;
         wrong += is_wrong;
     }
-    @NET_PRINT(wrong ? "FAIL: answers differ from those of the ONNX file\n" : "PASS: @COUNT samples, the bits of the ONNX file\n");
+    @NET_PRINT(wrong ? "FAIL: answers are not @BITS\n" : "PASS: @COUNT samples, @BITS\n");
     return wrong != 0;
 }
 
