@@ -50,7 +50,7 @@ class AnySize(FileFormat):
         del golden
         if len(net.arch.file_input) != 3 or net.preprocessing.input_type != "uint8":
             raise ArchError(
-                "the format any_size takes 8-bit pictures, and this net reads "
+                "it resizes 8-bit pictures, and the net reads "
                 + ("16-bit pictures" if len(net.arch.file_input) == 3 else "no pictures"),
                 fix="leave any_size out of --format",
             )
@@ -81,7 +81,7 @@ class _AnySizeSession(Session):
         open_checked(path, fixed, folder)
         try:
             self._session = open_session(content)
-            resizing = open_session(_resizing_alone(content))
+            resizing = open_session(resizing_of(content))
         except MALFORMED as error:
             text = f"{path} does not run in ONNX Runtime: {first_line(error)}"
             raise DataError(text, fix=_FIX) from error
@@ -188,7 +188,7 @@ def _side_constants(shape: tuple[int, int, int]) -> list[Any]:
     ]
 
 
-def _resizing_alone(content: bytes) -> bytes:
+def resizing_of(content: bytes) -> bytes:
     """The resizing of a file, without its net."""
     model = ModelProto.FromString(content)
     graph = model.graph
