@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lepton_automl.config import RunConfig
 from lepton_automl.core.decisions import Decision
@@ -21,6 +22,9 @@ from lepton_automl.data.dataset import Dataset, Part
 from lepton_automl.errors import DataError
 from lepton_automl.metrics.resolution import Resolution, resolution
 from lepton_automl.pipeline import data_opening
+
+_BLOCK = 1 << 20
+"""Values that statistics are computed of at a time."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ def _summary(dataset: Dataset, part: Part, thumbs: Thumbnails) -> PartSummary:
     formats = part.formats
     different = len(set(part.digests))
     values = thumbs.of_part(part.name) if part.signals is None else part.signals
-    flat = values.reshape(-1, values.shape[-1]).astype(np.float64)
+    means, deviations = _moments(values)
     return PartSummary(
         name=part.name,
         samples=len(part),
@@ -217,9 +221,28 @@ def _summary(dataset: Dataset, part: Part, thumbs: Thumbnails) -> PartSummary:
         recordings=_recordings(part),
         shapes={} if formats is None else _counted(formats.shapes.tolist()),
         orientations={} if formats is None else _counted(map(str, formats.orientation.tolist())),
-        channel_means=tuple(flat.mean(0).tolist()),
-        channel_deviations=tuple(flat.std(0).tolist()),
+        channel_means=tuple(means.tolist()),
+        channel_deviations=tuple(deviations.tolist()),
     )
+
+
+def _moments(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each channel, the last axis of `values`.
+
+    They are computed in float64, of a block of samples at a time: all at once would take many times
+    the memory of the samples.
+    """
+    channels = values.shape[-1]
+    count = max(1, _BLOCK // max(1, values[:1].size))
+    blocks = [values[start : start + count] for start in range(0, len(values), count)]
+
+    def flat(block: NDArray[Any]) -> NDArray[np.float64]:
+        return block.reshape(-1, channels).astype(np.float64)
+
+    size = values.size // channels
+    means = np.sum([flat(block).sum(0) for block in blocks], axis=0) / size
+    squares = [((flat(block) - means) ** 2).sum(0) for block in blocks]
+    return means, np.sqrt(np.sum(squares, axis=0) / size)
 
 
 def _recordings(part: Part) -> int | None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,19 @@ def test_scores_are_those_of_a_regression_that_was_fitted_without_the_fold():
         rest, own = x[folds != fold], x[folds == fold]
         weights = np.linalg.solve(rest.T @ rest + 5 * np.eye(7), rest.T @ y[folds != fold])
         assert found[folds == fold] == pytest.approx(own @ weights, abs=1e-4)
+
+
+def test_the_regression_holds_no_second_copy_of_the_features():
+    """Of 20,000 pictures the features take most of the memory of an audit."""
+    features = np.random.default_rng(0).normal(size=(20_000, 300)).astype(np.float32)
+    labels, folds = np.arange(20_000) % 3, np.arange(20_000) % 5
+    tracemalloc.start()
+    try:
+        out_of_fold(features, labels, folds)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < features.nbytes
 
 
 def test_swapped_labels_are_named_first_and_copies_do_not_vouch_for_each_other(tmp_path):

@@ -37,8 +37,10 @@ class Thumbnails:
     labels: NDArray[np.int64]
 
     def of_part(self, name: str) -> NDArray[np.uint8]:
-        """Those of one part."""
-        return self.pixels[[part == name for part, _ in self.keys]]
+        """Those of one part, which lie one after the other."""
+        parts = [part for part, _ in self.keys]
+        start = parts.index(name) if name in parts else 0
+        return self.pixels[start : start + parts.count(name)]
 
 
 def make_thumbnails(dataset: Dataset) -> Thumbnails:

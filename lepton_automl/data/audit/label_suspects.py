@@ -114,11 +114,12 @@ def find_label_suspects(dataset: Dataset, thumbs: Thumbnails, seed: int = 0) -> 
         return LabelSuspects((), 0, len(judged), accuracy)
     order, margins, estimated = rank(probabilities, labels)
     named = order[: min(estimated, int(MAX_NAMED * len(judged)))]
-    others = probabilities.copy()
-    others[np.arange(len(labels)), labels] = -1
     suspects = tuple(
+        # Where the margin is below 0 the most probable class is another one than the label.
         Suspect(
-            thumbs.keys[int(judged[n])], int(classes[int(others[n].argmax())]), float(margins[n])
+            thumbs.keys[int(judged[n])],
+            int(classes[int(probabilities[n].argmax())]),
+            float(margins[n]),
         )
         for n in named
         if margins[n] < 0
@@ -156,7 +157,8 @@ def rank(
     confident = np.where(probabilities >= thresholds, probabilities, -1.0)
     likely = confident.argmax(1)
     count = int(((confident.max(1) >= 0) & (likely != labels)).sum())
-    others = probabilities.copy()
+    others = confident  # Of many classes a copy takes much memory.
+    others[:] = probabilities
     others[index, labels] = -1.0
     margins = own - others.max(1)
     doubt = own / np.maximum(thresholds[labels], 1e-12)
@@ -178,33 +180,46 @@ def assign_folds(
 def out_of_fold(
     features: Floats, labels: NDArray[np.int64], folds: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Scores (N, classes) of a ridge regression that was fitted without the fold of each sample."""
-    features -= features.mean(0)
-    features /= features.std(0) + 1e-4
-    features = np.concatenate([features, np.ones((len(features), 1), np.float32)], 1)
-    targets = np.eye(labels.max() + 1, dtype=np.float32)[labels]
-    rows = [folds == fold for fold in range(_FOLDS)]
-    products = [features[own].T @ features[own] for own in rows]
-    moments = [features[own].T @ targets[own] for own in rows]
+    """Scores (N, classes) of a ridge regression that was fitted without the fold of each sample.
+
+    `features` (N, F) are normalised in place: with many samples they take most of the memory.
+    """
+    for start in range(0, features.shape[1], _BLOCK):
+        columns = features[:, start : start + _BLOCK]
+        columns -= columns.mean(0)
+        columns /= columns.std(0) + 1e-4
+    targets = np.eye(labels.max() + 1, dtype=np.float32)
+    rows = [np.flatnonzero(folds == fold) for fold in range(_FOLDS)]
+
+    def of_fold(own: NDArray[np.int64]) -> Floats:
+        return np.concatenate([features[own], np.ones((len(own), 1), np.float32)], 1)
+
+    products, moments = [], []
+    for own in rows:
+        values = of_fold(own)
+        products.append(values.T @ values)
+        moments.append(values.T @ targets[labels[own]])
     product, moment = np.sum(products, axis=0), np.sum(moments, axis=0)
-    scores = np.empty(targets.shape)
+    scores = np.empty((len(features), len(targets)))
     for own, without, target in zip(rows, products, moments, strict=True):
         matrix = (product - without).astype(np.float64)
         matrix[np.diag_indices_from(matrix)] += _RIDGE * len(features)
-        scores[own] = features[own] @ np.linalg.solve(matrix, moment - target)
+        scores[own] = of_fold(own) @ np.linalg.solve(matrix, moment - target)
     return scores
 
 
 def _probabilities(scores: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Softmax of scores, at the temperature of the largest likelihood."""
-    made: list[tuple[float, NDArray[np.float64]]] = []
+    best, made = -np.inf, scores
     for temperature in _TEMPERATURES:
-        logits = temperature * (scores - scores.max(1, keepdims=True))
-        odds = np.exp(logits)
-        shares = odds / odds.sum(1, keepdims=True)
+        shares = scores - scores.max(1, keepdims=True)
+        shares *= temperature
+        np.exp(shares, out=shares)
+        shares /= shares.sum(1, keepdims=True)
         likelihood = np.log(np.maximum(shares[np.arange(len(labels)), labels], 1e-12)).mean()
-        made.append((float(likelihood), shares))
-    return max(made, key=lambda each: each[0])[1]
+        if likelihood > best:
+            best, made = likelihood, shares
+    return made
 
 
 def _judgeable(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -237,7 +252,7 @@ def _features(dataset: Dataset, thumbs: Thumbnails, judged: NDArray[np.int64], s
     if dataset.is_signal:
         values = thumbs.pixels[judged, 0].astype(np.float32)
         return np.concatenate([_signal_features(values), _kernel_features(values, seed)], 1)
-    pixels = thumbs.pixels[judged]
+    pixels = thumbs.pixels if len(judged) == len(thumbs.pixels) else thumbs.pixels[judged]
     if min(pixels.shape[1:3]) < _PATCH_SIDE + 1:
         return pixels.reshape(len(pixels), -1).astype(np.float32)
     return _patch_features(pixels, seed)
@@ -329,7 +344,7 @@ def _patch_features(pixels: NDArray[np.uint8], seed: int) -> Floats:
     offset = torch.from_numpy((mean @ weights).astype(np.float32))[:, None, None]
     average = torch.full((1, *kernels.shape[1:]), 1 / len(weights))
     stride = 2 if min(height, width) >= _STRIDE_SIDE else 1
-    made = []
+    made = np.empty((count, 8 * len(kernels)), np.float32)
     for start in range(0, count, _BLOCK):
         block = np.ascontiguousarray(pixels[start : start + _BLOCK].transpose(0, 3, 1, 2))
         planes = torch.from_numpy(block).float()
@@ -341,5 +356,5 @@ def _patch_features(pixels: NDArray[np.uint8], seed: int) -> Floats:
             functional.adaptive_avg_pool2d((sign * response - _THRESHOLD).clamp_min(0), (2, 2))
             for sign in (1, -1)
         ]
-        made.append(torch.cat(pooled, 1).flatten(1).numpy())
-    return np.concatenate(made)
+        made[start : start + _BLOCK] = torch.cat(pooled, 1).flatten(1).numpy()
+    return made
