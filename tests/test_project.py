@@ -327,6 +327,17 @@ def test_commands_and_children_that_read_files_only_do_not_wait_for_torch():
     assert done.stdout == "\n"
 
 
+def test_processes_that_decode_pictures_load_no_runtime_and_no_net():
+    program = (
+        "import sys, lepton_automl.data.decode_pool\n"
+        "print(*{'onnx', 'onnxruntime', 'scipy', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == "\n"
+
+
 def test_the_package_runs_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "lepton_automl", "--version"],

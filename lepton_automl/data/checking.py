@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.data.pictures import decode
-from lepton_automl.data.pictures.decode import REPAIR, PictureFile, PictureInfo
+from lepton_automl.data.pictures.decode import REPAIR, Picture, PictureFile, PictureInfo
 from lepton_automl.data.pictures.levels import Levels
-from lepton_automl.data.samples import Picture
 from lepton_automl.errors import DataError
 
 THUMBNAIL = 32

@@ -25,12 +25,13 @@ from lepton_automl.data.checked_samples import (
 )
 from lepton_automl.data.decode_pool import Decoding, Reading, only_files
 from lepton_automl.data.pictures import decode
+from lepton_automl.data.pictures.decode import Pictures
 from lepton_automl.data.pictures.formats import FormatTable
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.data.pictures.levels import LevelTable
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.pictures.pixel_scale import decision as pixel_scale_decision
-from lepton_automl.data.samples import PARTS, Pictures, select
+from lepton_automl.data.samples import PARTS, select
 from lepton_automl.data.signals import (
     Signals,
 )

@@ -29,10 +29,9 @@ from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.data import checking
 from lepton_automl.data.checking import CheckResult
 from lepton_automl.data.pictures import decode
-from lepton_automl.data.pictures.decode import REPAIR, PictureFile
+from lepton_automl.data.pictures.decode import REPAIR, Picture, PictureFile, Pictures
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
-from lepton_automl.data.samples import Picture, Pictures
 from lepton_automl.errors import DataError, LeptonError, MachineError
 
 MANY = 1000

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lepton_automl.core import large_arrays, plugins
 from lepton_automl.core.decisions import Decision
+from lepton_automl.data.pictures.decode import Pictures
 from lepton_automl.data.pictures.pixel_scale import (
     EIGHT_BIT,
     PixelScale,
@@ -20,7 +21,7 @@ from lepton_automl.data.pictures.pixel_scale import (
     convert,
     scale_arrays,
 )
-from lepton_automl.data.samples import Pictures, RawSamples, Samples, subset
+from lepton_automl.data.samples import RawSamples, Samples, subset
 from lepton_automl.data.sources import Source
 from lepton_automl.errors import ConfigError, DataError
 

@@ -31,10 +31,9 @@ from lepton_automl.core.progress import Countdown
 from lepton_automl.core.untrusted_files import ARRAYS
 from lepton_automl.data.decode_pool import DecodePool, Decoding, Reading
 from lepton_automl.data.pictures import decode
-from lepton_automl.data.pictures.decode import PictureFile
+from lepton_automl.data.pictures.decode import PictureFile, Pictures
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
-from lepton_automl.data.samples import Pictures
 from lepton_automl.errors import DataError
 
 _BLOCK_BYTES = 32 << 20

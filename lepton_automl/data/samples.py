@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -13,21 +12,15 @@ from numpy.typing import NDArray
 
 from lepton_automl.core import large_arrays
 from lepton_automl.core.decisions import Decision
-from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.data.audio import AudioWindows
 from lepton_automl.data.audio_files import Audio
+from lepton_automl.data.pictures.decode import Pictures
 from lepton_automl.data.pictures.pixel_scale import PixelScale, RawArray
 from lepton_automl.data.signals import MAX_CHANNELS, Signals
 from lepton_automl.errors import DataError
 
 PARTS = ("train", "validation", "test")
 _COLUMNS = ("pictures", "ids", "parts", "groups", "recordings", "spans")
-
-Picture = NDArray[np.uint8] | Path | Member
-"""Pixels (H, W) or (H, W, C), or a picture file: its path, or its place in an archive."""
-
-Pictures = NDArray[np.uint8] | tuple[Picture, ...]
-"""One array (N, H, W, C) for pictures of one size, which is fast; or one `Picture` a sample."""
 
 
 @dataclass(frozen=True, eq=False)

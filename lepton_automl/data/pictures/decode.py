@@ -48,6 +48,8 @@ PictureFile = Path | Member
 """A picture file: its path, or its place in an archive."""
 Picture = PictureFile | NDArray[np.uint8]
 """A picture file, or pixels (H, W) or (H, W, C)."""
+Pictures = NDArray[np.uint8] | tuple[Picture, ...]
+"""One array (N, H, W, C) for pictures of one size, which is fast; or one `Picture` a sample."""
 
 T = TypeVar("T")
 R = TypeVar("R")
