@@ -139,6 +139,8 @@ def _measured(tried: _Tried, name: str, digest: str, ledger: Ledger) -> _Found:
     kind = formats.load(name)
     if why := kind.missing():
         return _Found(name, why_not=f"not run here, {why}")
+    if kind.takes_any_size:
+        return _Found(name, why_not="not compared, it resizes pictures too")
     try:
         with FormatSession(name, tried.folder, tried.net.arch.classes) as session:
             answers = session.predict(tried.samples)

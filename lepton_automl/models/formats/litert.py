@@ -92,6 +92,11 @@ class Litert(FileFormat):
             "sums, products and means may be rounded to the next step",
             f"logits have {bits} bits, not those of float32",
         ]
+        if net.arch.front_end is not None:
+            found.append(
+                "features of sound are summed in another order: single ones may be a step of 255 "
+                "apart; LiteRT for Microcontrollers lacks their transform (RFFT2D)"
+            )
         sigmoids = sum(isinstance(op, Gate) and op.kind == "sigmoid" for op in ops)
         if sigmoids:
             found.append(f"{sigmoids} sigmoids have steps of 1/256, not of 1/255")

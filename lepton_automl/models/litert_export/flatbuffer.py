@@ -24,6 +24,8 @@ _METADATA = "TFLITE_METADATA"
 _VERSION = 3
 _ALIGNMENT = 16
 """Bytes to whose multiples constants are aligned (`force_align` of `Buffer.data`)."""
+_PLACEHOLDER = 127
+"""Of codes that the older field does not hold."""
 _TENSOR_AXIS_LABELS, _RGB, _IMAGE_PROPERTIES = 2, 1, 2
 """Of `AssociatedFileType`, `ColorSpaceType` and `ContentProperties`."""
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
@@ -36,6 +38,7 @@ _TYPES = {
         ("uint8", 3),
         ("int64", 4),
         ("int16", 7),
+        ("complex64", 8),
         ("int8", 9),
         ("uint16", 16),
     )
@@ -53,15 +56,23 @@ class Code(IntEnum):
     LOGISTIC = 14
     MAX_POOL_2D = 17
     MUL = 18
+    RELU = 19
     RESHAPE = 22
     SOFTMAX = 25
     PAD = 34
+    GATHER = 36
     MEAN = 40
     SUB = 41
     DIV = 42
     CAST = 53
+    MINIMUM = 57
     PADV2 = 60
+    LOG = 73
     QUANTIZE = 114
+    BATCH_MATMUL = 126
+    RFFT2D = 131
+    IMAG = 133
+    REAL = 134
 
 
 class Activation(IntEnum):
@@ -134,6 +145,11 @@ def reshape_options(shape: Sequence[int]) -> Options:
 def add_options(activation: Activation) -> Options:
     """`AddOptions`."""
     return Options(11, (Field(0, "Int8", activation),))
+
+
+def gather_options(axis: int) -> Options:
+    """`GatherOptions`."""
+    return Options(23, (Field(0, "Int32", axis),))
 
 
 MUL_OPTIONS = Options(21, ())
@@ -242,10 +258,12 @@ class LiteRtWriter:
             _offset(3, build.offsets(operators)),
         )
         entry = build.table(_offset(0, build.text(_METADATA)), Field(1, "Uint32", metadata))
-        # The older, 8 bit wide field of the code has it too: all are below 127.
+        # The older, 8 bit wide field of the code has it too, where it is below 127.
         versions = [
             build.table(
-                Field(0, "Int8", code), Field(2, "Int32", version, 1), Field(3, "Int32", code)
+                Field(0, "Int8", min(code, _PLACEHOLDER)),
+                Field(2, "Int32", version, 1),
+                Field(3, "Int32", code),
             )
             for code, version in codes
         ]

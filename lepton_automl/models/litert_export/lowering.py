@@ -9,6 +9,7 @@ import numpy as np
 
 from lepton_automl.errors import ArchError
 from lepton_automl.models.arch import Arch
+from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.graph import (
     Add,
     Clamp,
@@ -37,8 +38,9 @@ from lepton_automl.models.litert_export.flatbuffer import (
     pool_options,
     reshape_options,
 )
-from lepton_automl.models.onnx_file import INPUT_NAME, OUTPUT_NAME, SIGNAL_NAME
-from lepton_automl.models.quantization import INPUT_ZERO_POINT, QParams, QuantizedNet
+from lepton_automl.models.litert_export.log_mel import append_front_end
+from lepton_automl.models.onnx_file import AUDIO_NAME, INPUT_NAME, OUTPUT_NAME, SIGNAL_NAME
+from lepton_automl.models.quantization import INPUT_ZERO_POINT, Preprocessing, QParams, QuantizedNet
 
 _OFFSET = 128
 """What uint8 values exceed the int8 ones of LiteRT by."""
@@ -63,6 +65,7 @@ def int8_litert(
     - Logits are int16 where ONNX Runtime leaves them in float32: with int8 ones as usual in LiteRT
       more than one sample in a thousand would get another class ("LiteRT files" in
       docs/decisions.md). Their scale follows from the weights, so that none can saturate.
+    - Features of sound are summed in another order; single ones may be a step apart.
     - A sigmoid has the steps of 1/256 that LiteRT demands, not 1/255.
 
     Parameters
@@ -77,15 +80,10 @@ def int8_litert(
     Raises
     ------
     ArchError
-        If the net is not quantized, or reads sound: LiteRT has no operators for its front end.
+        If the net is not quantized.
     """
     if net.qparams is None:
         raise ArchError("the model is not quantized", fix="quantize it before writing an int8 file")
-    if net.arch.front_end is not None:
-        raise ArchError(
-            "a net for sound has a front end that LiteRT has no operators for",
-            fix="leave litert out of --format: the ONNX file computes the front end",
-        )
     if len(class_names) != net.arch.classes:
         raise ArchError(
             f"{len(class_names)} class names for a net with {net.arch.classes} classes",
@@ -124,6 +122,8 @@ class _Lowering:
         arch, about = net.arch, net.preprocessing
         quantization = about.input_quantization
         x = self.graph.input
+        if arch.front_end is not None:
+            return self._features(arch.front_end, about)
         if quantization is None:
             if arch.is_signal:
                 raise ArchError(
@@ -154,6 +154,26 @@ class _Lowering:
         return self.writer.operator(
             Code.RESHAPE, [flat], y, reshape_options((-1, *arch.size, arch.channels))
         )
+
+    def _features(self, front_end: LogMel, about: Preprocessing) -> int:
+        """Append the front end of a net for sound."""
+        writer = self.writer
+        self.given = writer.value((1, front_end.window), "int16", Quantization((1.0,)), AUDIO_NAME)
+        real = writer.value((1, front_end.window), "float32")
+        writer.operator(Code.DEQUANTIZE, [self.given], real, version=3)
+        values = append_front_end(writer, front_end, real)
+        # A step of the features is one of the first layer's input, whatever that is scaled by.
+        step = np.float32(front_end.step)
+        offset = np.float32(about.zero_point - front_end.zero_point) * step
+        shape = (1, *front_end.feature_shape)
+        for code, options, number in (
+            (Code.SUB, SUB_OPTIONS, offset),
+            (Code.DIV, DIV_OPTIONS, step / np.float32(about.scale)),
+        ):
+            y = writer.value(shape, "float32")
+            inputs = [values, writer.constant(np.full(1, number, np.float32))]
+            values = writer.operator(code, inputs, y, options)
+        return writer.operator(Code.QUANTIZE, [values], self._new(self.graph.input))
 
     def _float_values(self, arch: Arch, dtype: str) -> int:
         """The input as float32."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 _ALIGNMENT = 16
-_BYTES = {0: 4, 2: 4, 3: 1, 4: 8, 7: 2, 9: 1, 16: 2}
+_BYTES = {0: 4, 2: 4, 3: 1, 4: 8, 7: 2, 8: 8, 9: 1, 16: 2}
 """`TensorType` -> bytes of an element."""
 
 
