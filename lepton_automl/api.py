@@ -553,6 +553,7 @@ def predict(
     files: Sequence[str | Path],
     *,
     pixel_scale: str = "auto",
+    file_format: str = "",
     on_unreadable: Callable[[DataError], None] | None = None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> list[Prediction]:
@@ -566,6 +567,8 @@ def predict(
         Picture files, or folders of pictures.
     pixel_scale
         Black and white of files with more than 8 bits a channel; `auto`: as in training.
+    file_format
+        Format of the artifact whose files answer, such as `c` or `litert`; empty: the ONNX file.
     on_unreadable : callable, optional
         Receives the error of each picture that cannot be read, which is left out; by default the
         first one is raised.
@@ -583,6 +586,7 @@ def predict(
         Path(artifact),
         [Path(file) for file in files],
         pixel_scale=pixel_scale,
+        file_format=file_format,
         on_unreadable=on_unreadable,
         on_note=on_note,
     )
@@ -592,6 +596,7 @@ def classifier(
     artifact: str | Path,
     *,
     pixel_scale: str = "auto",
+    file_format: str = "",
     on_unreadable: Callable[[DataError], None] | None = None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> Classifier:
@@ -602,7 +607,11 @@ def classifier(
     from lepton_automl.artifact.predict import Classifier
 
     return Classifier(
-        Path(artifact), pixel_scale=pixel_scale, on_unreadable=on_unreadable, on_note=on_note
+        Path(artifact),
+        pixel_scale=pixel_scale,
+        file_format=file_format,
+        on_unreadable=on_unreadable,
+        on_note=on_note,
     )
 
 

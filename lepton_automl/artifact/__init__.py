@@ -10,5 +10,6 @@ result is a `verdict`).
 - what is chosen before: `fastest_format`, which ships with `--prefer latency`
 - what else lies in the folder: `model_card` (with `formatting`), `provenance`, `signature`,
   `bill_of_materials`, `lepton_device` (a program for devices without lepton)
-- using a file: `predict`; `sealed_model` finds it; `timing` with its child process `timing_server`
+- using a file: `predict`, `format_answers` for further formats; `sealed_model` finds it; `timing`
+  with its child process `timing_server`
 """

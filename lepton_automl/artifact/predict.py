@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.artifact import manifest
+from lepton_automl.artifact.format_answers import FormatAnswers, with_int8
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.sealed_model import Seal, locate_model
 from lepton_automl.core import untrusted_files
@@ -27,6 +28,7 @@ from lepton_automl.data.pictures.pixel_scale import OPTION, SIXTEEN_BIT, PixelSc
 from lepton_automl.data.pictures.pixel_scale import parse as parse_scale
 from lepton_automl.errors import ConfigError, DataError, first_line
 from lepton_automl.metrics.joined import join_answers
+from lepton_automl.models.formats import ONNX
 from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.onnx_export import FRONT_END
 from lepton_automl.models.untrusted_session import UntrustedSession, batch_of, start_process
@@ -85,6 +87,7 @@ def predict(
     files: Sequence[Path],
     *,
     pixel_scale: str = "auto",
+    file_format: str = "",
     on_unreadable: Callable[[DataError], None] | None = None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> list[Prediction]:
@@ -104,6 +107,8 @@ def predict(
     pixel_scale : str
         Black and white of files with more than 8 bits a channel, as `--pixel-scale` states them;
         `auto`: those of the data that the net was trained on.
+    file_format : str
+        Format of the artifact whose files answer (`models.formats`); empty: the ONNX file.
     on_unreadable : callable, optional
         Receives the error of each picture that cannot be read, which is left out; by default the
         first one is raised.
@@ -117,10 +122,16 @@ def predict(
     ArtifactError
         If the file that ships has changed since the artifact was sealed.
     ConfigError
-        If `pixel_scale` states no scale.
+        If `pixel_scale` states no scale, or `file_format` no format.
+    MachineError
+        If this machine lacks what answers the format.
     """
     with Classifier(
-        artifact, pixel_scale=pixel_scale, on_unreadable=on_unreadable, on_note=on_note
+        artifact,
+        pixel_scale=pixel_scale,
+        file_format=file_format,
+        on_unreadable=on_unreadable,
+        on_note=on_note,
     ) as classifier:
         return classifier.classify(files)
 
@@ -137,17 +148,24 @@ class Classifier:
         artifact: Path,
         *,
         pixel_scale: str = "auto",
+        file_format: str = "",
         on_unreadable: Callable[[DataError], None] | None = None,
         on_note: Callable[[str], None] = lambda _: None,
     ) -> None:
         stated = parse_scale(pixel_scale)
-        shipped = locate_model(artifact)
+        shipped, is_onnx = locate_model(artifact), file_format in ("", ONNX)
+        if not is_onnx:
+            shipped = with_int8(shipped, file_format)
         self._model, self._seal, self._text = shipped.path, shipped.seal, pixel_scale
         self._report = on_unreadable or _raise
         start_process()
         content = shipped.content(on_note)
         folder = self._model.parent
-        self._session = UntrustedSession(self._model, content, folder, _WORDS)
+        self._session = (
+            UntrustedSession(self._model, content, folder, _WORDS)
+            if is_onnx
+            else FormatAnswers(file_format, folder, content, _WORDS)
+        )
         try:
             self._labels = _labels(self._session, self._model)
             self._answer, self._suffixes = self._prepared(stated)

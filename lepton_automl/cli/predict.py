@@ -30,6 +30,15 @@ Rows = Annotated[
     ),
 ]
 
+FormatName = Annotated[
+    str,
+    o.option(
+        "--format",
+        "Answer with the files of this format of the artifact (c, litert).  [default: onnx]",
+        "NAME",
+    ),
+]
+
 _STDIN = Path("-")
 
 
@@ -37,6 +46,7 @@ def predict(
     artifact: o.Artifact,
     files: Files,
     pixel_scale: o.PixelScaleText = "auto",
+    format: FormatName = "",
     rows: Rows = None,
     json: o.Json = False,
 ) -> None:
@@ -55,19 +65,24 @@ def predict(
     unreadable: list[DataError] = []
     notes: list[str] = []
     if rows in ("jsonl", "csv"):
-        _stream(artifact, files, pixel_scale, rows)
+        _stream(artifact, files, pixel_scale, format, rows)
         return
     if _STDIN not in files:
         found = api.predict(
             artifact,
             files,
             pixel_scale=pixel_scale,
+            file_format=format,
             on_unreadable=unreadable.append,
             on_note=notes.append,
         )
     else:
         with api.classifier(
-            artifact, pixel_scale=pixel_scale, on_unreadable=unreadable.append, on_note=notes.append
+            artifact,
+            pixel_scale=pixel_scale,
+            file_format=format,
+            on_unreadable=unreadable.append,
+            on_note=notes.append,
         ) as classifier:
             found = [row for part in _parts(files) for row in classifier.classify(part)]
     report.show_predictions(found, unreadable, notes, json=json)
@@ -76,7 +91,11 @@ def predict(
 
 
 def _stream(
-    artifact: Path, files: list[Path], pixel_scale: str, rows: Literal["jsonl", "csv"]
+    artifact: Path,
+    files: list[Path],
+    pixel_scale: str,
+    file_format: str,
+    rows: Literal["jsonl", "csv"],
 ) -> None:
     """Write predictions as they come, a line each."""
     from lepton_automl.cli import report
@@ -85,7 +104,11 @@ def _stream(
     unreadable: list[DataError] = []
     notes: list[str] = []
     with api.classifier(
-        artifact, pixel_scale=pixel_scale, on_unreadable=unreadable.append, on_note=notes.append
+        artifact,
+        pixel_scale=pixel_scale,
+        file_format=file_format,
+        on_unreadable=unreadable.append,
+        on_note=notes.append,
     ) as classifier:
         if rows == "csv":
             report.show_prediction_head()

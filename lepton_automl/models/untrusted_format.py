@@ -39,6 +39,8 @@ class FormatSession:
         The artifact.
     classes : int
         Of the net.
+    program : str
+        Of the child process, which answers as `models.format_server`.
 
     Raises
     ------
@@ -48,7 +50,7 @@ class FormatSession:
         If the files cannot be used, exceed a limit or crash the process.
     """
 
-    def __init__(self, name: str, folder: Path, classes: int) -> None:
+    def __init__(self, name: str, folder: Path, classes: int, *, program: str = PROGRAM) -> None:
         kind = formats.load(name)
         lacks = kind.missing()
         if lacks:
@@ -58,7 +60,7 @@ class FormatSession:
             )
         self._classes, self._subject = classes, str(folder / kind.main)
         self._fix = _FIX.format(name=name)
-        self._process = LimitedProcess(PROGRAM)
+        self._process = LimitedProcess(program)
         fields = {"format": name, "folder": str(real_path(folder))}
         try:
             answer, _ = self._call(fields, b"", kind.session_limits)

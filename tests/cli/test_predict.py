@@ -20,10 +20,11 @@ from tests.helpers.artifacts import make_bundle, seal_bundle
 def test_artifact_and_files_reach_the_classifier_and_predictions_are_printed(lepton, run_folder):
     answer = [Prediction(Path("a.png"), "cat", 0.9)]
     classify = lepton.fake("artifact.predict.predict", answer)
-    done = lepton("predict", str(run_folder), "a.png", "b", "--json")
+    done = lepton("predict", str(run_folder), "a.png", "b", "--json", "--format", "c")
     ((given, options),) = classify.asked
     assert given == (run_folder, [Path("a.png"), Path("b")])
     assert options["pixel_scale"] == "auto"
+    assert options["file_format"] == "c"
     assert json.loads(done.out) == {
         "predictions": [{"file": "a.png", "label": "cat", "probability": 0.9}]
     }
