@@ -1,12 +1,14 @@
-"""Hosts that train over ssh: efficiency of planned tasks, and searches while hosts die.
+"""Hosts that train over ssh or Dask: efficiency of planned tasks, and searches while hosts die.
 
     python benchmarks/bench.py hosts efficiency --workers 2 8 --seconds 20 2
     python benchmarks/bench.py hosts search digits --trials 12 --faults
     python benchmarks/bench.py hosts search fashion_12k.npz --trials 12 --faults
+    python benchmarks/bench.py hosts search digits --trials 12 --faults --by dask
 
 Needs root, `ip`, `tc`, `unshare` and `sshd`. Each of four hosts is a network namespace with an ssh
 server on an address of its own; empty folders are mounted over /root, /home and the run folders.
-Its link has 100 Mbit/s, and ssh goes through a relay that adds 20 ms to a round trip.
+Its link has 100 Mbit/s, and ssh goes through a relay that adds 20 ms to a round trip. By Dask, each
+has one worker of a cluster over TLS, whose scheduler is on this side of the links, without delay.
 
 `efficiency` runs tasks that sleep for a planned time and return a net: their planned seconds over
 the seconds of all workers, once hosts have the data and workers their modules.
@@ -39,6 +41,8 @@ from benchmarks.common import lepton, parser, print_table
 HOSTS = 4
 DELAY_MS, MBIT = 20, 100
 PORT = 2222
+SCHEDULER = "10.77.0.1"
+SCHEDULER_PORT = 8786
 RELAY = Path(__file__).parents[1] / "relay.py"
 TASKS = 5
 """Tasks for each worker."""
@@ -76,20 +80,23 @@ class Net:
         self._servers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Net:
-        for key in ("host", "user"):
-            ran("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / key))
-        shutil.copy(self.folder / "user.pub", self.folder / "authorized")
-        Path("/run/sshd").mkdir(exist_ok=True)
+        self._make_keys()
         with contextlib.suppress(SystemExit):
             ran("ip", "link", "del", "lepbr")
         ran("ip", "link", "add", "lepbr", "type", "bridge")
-        ran("ip", "addr", "add", "10.77.0.1/24", "dev", "lepbr")
+        ran("ip", "addr", "add", f"{SCHEDULER}/24", "dev", "lepbr")
         ran("ip", "link", "set", "lepbr", "up")
         for number in range(HOSTS):
             self._connect(number)
             self._servers.append(self._serve(number))
         time.sleep(1.0)
         return self
+
+    def _make_keys(self) -> None:
+        for key in ("host", "user"):
+            ran("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / key))
+        shutil.copy(self.folder / "user.pub", self.folder / "authorized")
+        Path("/run/sshd").mkdir(exist_ok=True)
 
     def __exit__(self, *exc: object) -> None:
         for server in self._servers:
@@ -160,6 +167,13 @@ class Net:
         if keep:
             mounts[0] = f"mkdir -p {own}/python && mount --bind {base} {own}/python && " + mounts[0]
             mounts[0] += f" && mkdir -p {base} && mount --bind {own}/python {base}"
+        server = shlex.join(self._server(number))
+        script = " && ".join([*mounts, f"exec {server}"])
+        words = ["ip", "netns", "exec", f"lep{number}", "unshare", "-m", "sh", "-c", script]
+        return subprocess.Popen(words)
+
+    def _server(self, number: int) -> list[str]:
+        """What a host runs."""
         settings = {
             "Port": str(PORT),
             "ListenAddress": address(number),
@@ -173,10 +187,57 @@ class Net:
             "SetEnv": f"PYTHONPATH={os.pathsep.join(filter(None, sys.path))}",
         }
         options = [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
-        server = shlex.join(["/usr/sbin/sshd", "-D", "-f", "/dev/null", *options])
-        script = " && ".join([*mounts, f"exec {server}"])
-        words = ["ip", "netns", "exec", f"lep{number}", "unshare", "-m", "sh", "-c", script]
-        return subprocess.Popen(words)
+        return ["/usr/sbin/sshd", "-D", "-f", "/dev/null", *options]
+
+
+class DaskNet(Net):
+    """Four hosts with one Dask worker each, over TLS; the scheduler is on the bridge."""
+
+    def __enter__(self) -> DaskNet:
+        super().__enter__()
+        words = ("--host", SCHEDULER, "--port", str(SCHEDULER_PORT), "--no-dashboard")
+        program = (sys.executable, "-m", "distributed.cli.dask_scheduler")
+        self._scheduler = subprocess.Popen([*program, *words, *self._certificates()])
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._scheduler.kill()
+        self._scheduler.wait()
+        super().__exit__(*exc)
+
+    def processes(self, number: int) -> list[int]:
+        """All processes of a host."""
+        found = subprocess.run(
+            ["ip", "netns", "pids", f"lep{number}"], capture_output=True, text=True, check=False
+        )
+        return [int(pid) for pid in found.stdout.split()]
+
+    def client_environment(self) -> dict[str, str]:
+        """Variables by which Dask's client finds the certificates."""
+        ca, cert, key = self._certificates()[1::2]
+        start = "DASK_DISTRIBUTED__COMM__TLS__"
+        ends = {"CA_FILE": ca, "CLIENT__CERT": cert, "CLIENT__KEY": key}
+        return {start + end: path for end, path in ends.items()}
+
+    def _make_keys(self) -> None:
+        names = f"subjectAltName=IP:{SCHEDULER}"
+        for number in range(HOSTS):
+            names += f",IP:{address(number)}"
+        files = ("-keyout", str(self.folder / "key.pem"), "-out", str(self.folder / "cert.pem"))
+        words = ("-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lepton benchmark")
+        ran("openssl", "req", "-x509", *words, "-addext", names, *files)
+
+    def _certificates(self) -> list[str]:
+        cert, key = (str(self.folder / f"{name}.pem") for name in ("cert", "key"))
+        return ["--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key]
+
+    def _server(self, number: int) -> list[str]:
+        words = ("--nworkers", "1", "--nthreads", "1", "--host", address(number), "--no-dashboard")
+        limits = ("--memory-limit", "0", "--local-directory", "/home", "--name", f"lep{number}")
+        variables = f"PYTHONPATH={os.pathsep.join(filter(None, sys.path))}"
+        program = (sys.executable, "-m", "distributed.cli.dask_worker")
+        place = f"tls://{SCHEDULER}:{SCHEDULER_PORT}"
+        return ["env", variables, *program, place, *words, *limits, *self._certificates()]
 
 
 def address(number: int) -> str:
@@ -337,11 +398,16 @@ def measure_search(given: argparse.Namespace) -> None:
             begun = time.monotonic()
             alone = json.loads(ran(*lepton(*words, "--jobs", "1", "--out", str(runs / "alone"))))
             rows.append(row_of("one worker here", alone, runs / "alone", time.monotonic() - begun))
-        with Net(keys, [runs]) as net:
-            path = hosts_file(net, runs / "hosts.toml", [1] * HOSTS, f"patience = {given.patience}")
-            out = runs / "hosts"
+        with (DaskNet if given.by == "dask" else Net)(keys, [runs]) as net:
+            out, variables = runs / "hosts", dict(os.environ)
+            if isinstance(net, DaskNet):
+                place = ("--cluster", f"tls://{SCHEDULER}:{SCHEDULER_PORT}")
+                variables |= net.client_environment()
+            else:
+                more = f"patience = {given.patience}"
+                place = ("--hosts", str(hosts_file(net, runs / "hosts.toml", [1] * HOSTS, more)))
             process = subprocess.Popen(
-                lepton(*words, "--hosts", str(path), "--out", str(out)), stdout=subprocess.PIPE
+                lepton(*words, *place, "--out", str(out)), stdout=subprocess.PIPE, env=variables
             )
             begun = time.monotonic()
             for event in faults(net, process) if given.faults else ():
@@ -402,6 +468,7 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--seconds", type=float, nargs="+", default=[20.0, 2.0])
     options.add_argument("--trials", type=int, default=12)
     options.add_argument("--patience", type=float, default=8)
+    options.add_argument("--by", choices=("ssh", "dask"), default="ssh")
     options.add_argument("--faults", action="store_true")
     options.add_argument("--only-hosts", action="store_true")
     cut = arguments.index("--") if "--" in arguments else len(arguments)
