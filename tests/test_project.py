@@ -146,15 +146,16 @@ def runs_alone(tree: ast.Module) -> bool:
 
 LOADED_WHEN_USED = ("scipy",)
 """Packages that take long to load and are needed by few commands and by no worker."""
-IN_A_CHILD = "compress/external/graph_process.py"
-"""Its child process loads modules that the command does without."""
+IN_ANOTHER_PROCESS = ("compress/external/graph_process.py", "search/workers/dask_entry.py")
+"""What reads these modules does without the modules that a function in them loads: the command, the
+scheduler of a Dask cluster."""
 
 
 def local_imports() -> Iterator[str]:
     for name, tree in parsed("lepton_automl"):
         if Path(name).parts[1] in {*MAY_PRINT, "__init__.py", "__main__.py", "api.py"}:
             continue
-        if name.endswith(IN_A_CHILD):
+        if name.endswith(IN_ANOTHER_PROCESS):
             continue
         for function in functions(tree):
             for node in ast.walk(function):

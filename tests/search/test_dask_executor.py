@@ -27,6 +27,7 @@ from dask import config  # noqa: E402
 from lepton_automl.search.executors import dask as dask_module  # noqa: E402
 from lepton_automl.search.executors.dask import DaskExecutor  # noqa: E402
 from lepton_automl.search.workers import dask_task  # noqa: E402
+from lepton_automl.search.workers.dask_entry import run_task  # noqa: E402
 from tests.helpers import dask_cluster  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -90,6 +91,28 @@ def loses_a_worker(folder, executor, events, lose):
     assert sorted(task.key for task, _ in found) == sorted(task.key for task in tasks)
     assert all(result.failed == "" for _, result in found)
     assert sorted(trained(folder).values()) == [1, 2]
+
+
+def test_a_scheduler_that_reads_the_function_imports_nothing_heavy():
+    """Dask's scheduler reads each function, in the thread that answers everybody."""
+    from distributed.protocol import pickle
+
+    code = """if True:
+        import sys
+        from distributed.protocol import pickle
+        before = set(sys.modules)
+        function = pickle.loads(sys.stdin.buffer.read())
+        assert function.__name__ == "run_task"
+        print(sorted({name.split(".")[0] for name in set(sys.modules) - before}))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps(run_task),
+        capture_output=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.decode().strip() == "['lepton_automl']"
 
 
 def test_a_lost_dask_worker_loses_and_repeats_only_its_own_task(tmp_path, stack):

@@ -1,8 +1,8 @@
 """Executor over the workers of a Dask cluster.
 
-Dask runs one function of this package, `dask_task.run_task`, from text to text. It chooses nothing:
-each task is pinned to a worker, and repeated here when the worker is lost. As for the hosts of a
-file, data are sent once a machine unless it sees the same disk, and results are checked.
+Dask runs one function of this package, `dask_entry.run_task`, from text to text. It chooses
+nothing: each task is pinned to a worker, and repeated here when the worker is lost. As for the
+hosts of a file, data are sent once a machine unless it sees the same disk, and results are checked.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from lepton_automl.search.executors.hosts import RemoteExecutor
 from lepton_automl.search.executors.hosts_file import HostSpec
 from lepton_automl.search.workers.blob_cache import Blob, pieces
 from lepton_automl.search.workers.channel import Message
-from lepton_automl.search.workers.dask_task import machine_name, run_task
+from lepton_automl.search.workers.dask_entry import run_task
+from lepton_automl.search.workers.dask_task import machine_name
 from lepton_automl.search.workers.handle import MAX_STEP_SECONDS, WorkerLost
 from lepton_automl.search.workers.remote_task import Catalog, RemoteTask, task_error
 from lepton_automl.search.workers.task import Task

@@ -1,4 +1,4 @@
-"""What runs on the workers of a Dask cluster: one function, from text to text.
+"""What runs on the workers of a Dask cluster, by `dask_entry`: from text to text.
 
 The trainings are done by child processes of the Dask worker, one for each of its threads: they have
 the settings of every worker process, can be ended, and may die without the Dask worker.
@@ -45,7 +45,7 @@ _program, _liveness_seconds = WORKER_PROGRAM, LIVENESS_SECONDS
 """Of the child processes; tests replace them."""
 
 
-def run_task(text: str) -> str:
+def answer(text: str) -> str:
     """Answer one request of a coordinator.
 
     Parameters
