@@ -97,6 +97,14 @@ def target_latency_text(figures: FileMetrics) -> str:
     return f"{target.basis} {time_text(target.latency_ms)} [{low}, {high}]"
 
 
+def machine_text(verdict: Verdict) -> str:
+    """Where the files were measured."""
+    if verdict.latency_machine is None:
+        return str(verdict.machine)
+    where = f"host {verdict.latency_host}, {verdict.latency_machine}"
+    return f"{verdict.machine}; latencies on {where}"
+
+
 def target_latency_note(verdict: Verdict) -> str:
     """Device and basis of a predicted latency; empty where latencies were measured here."""
     target = verdict.int8.target_latency if verdict.int8 else None

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
-from lepton_automl.artifact import writer
-from lepton_automl.artifact.manifest import INT8
+from lepton_automl.artifact import manifest, writer
+from lepton_automl.artifact.manifest import INT8, MODELS
 from lepton_automl.artifact.own_sizes import OwnSizes
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import (
@@ -23,10 +25,14 @@ from lepton_automl.artifact.verdict import (
     RecordingAccuracy,
     TargetLatency,
 )
+from lepton_automl.core import untrusted_files
+from lepton_automl.core.field_types import with_tuples
 from lepton_automl.core.limited_process import is_out_of_memory
+from lepton_automl.core.machine import Machine
 from lepton_automl.core.scratch import scratch_folder
+from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.cost.cost import Cost, file_cost
-from lepton_automl.cost.latency import Stopwatch
+from lepton_automl.cost.latency import Latency, Stopwatch, Undecided
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.errors import DataError, MachineError, first_line
@@ -102,6 +108,7 @@ def figures(
     quiet_reference_ms: float | None,
     model: LatencyModel | None = None,
     whole: Mapping[str, Evidence] | None = None,
+    elsewhere: MeasuredElsewhere | None = None,
 ) -> tuple[dict[str, FileMetrics], FrontEndCost | None]:
     """Measure every file, and the front end of files that read audio.
 
@@ -119,11 +126,13 @@ def figures(
         Predicts the latency of the int8 file on the target device.
     whole : mapping by file name, optional
         Which test recordings are right, where samples are windows of recordings.
+    elsewhere : MeasuredElsewhere, optional
+        Latencies of the same files by a host, which are used in place of measuring here.
     """
-    watch = Stopwatch()
+    watch = Stopwatch() if elsewhere is None else _Recorded(elsewhere)
     quiet = quiet_reference_ms or watch.quiet_reference_ms()
-    front_end = front_end_of(files[INT8])
-    timed_files = files if front_end is None else {**files, _FRONT_END: front_end}
+    timed_files = _timed(files)
+    front_end = timed_files.get(_FRONT_END)
     latencies = watch.measure(timed_files, rounds=ROUNDS, seconds=SECONDS)
     found = {}
     for name, file in files.items():
@@ -144,6 +153,71 @@ def figures(
     own = latencies[_FRONT_END]
     interval = (own.ratio_low * quiet, own.ratio_high * quiet)
     return found, FrontEndCost(own.ratio * quiet, interval, len(front_end))
+
+
+def _timed(files: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """The files that take turns: with them the front end of those that read audio."""
+    front_end = front_end_of(files[INT8])
+    return files if front_end is None else {**files, _FRONT_END: front_end}
+
+
+@dataclass(frozen=True)
+class MeasuredElsewhere:
+    """Latencies of written files, measured on a host of `--hosts`."""
+
+    host: str
+    """Its name."""
+    machine: Machine
+    latencies: Mapping[str, Latency]
+    """sha256 of a file -> its latency in rounds in which all took turns."""
+
+    @classmethod
+    def from_document(cls, body: Mapping[str, Any]) -> Self:
+        """The inverse of `dataclasses.asdict`."""
+        found = {digest: Latency(**one) for digest, one in body["latencies"].items()}
+        return cls(body["host"], Machine(**with_tuples(body["machine"])), found)
+
+
+def measure_elsewhere(folder: Path, stopwatch: Stopwatch) -> MeasuredElsewhere:
+    """Measure the ONNX files of an artifact on the host of a stopwatch, as `figures` does here.
+
+    Raises
+    ------
+    MachineError
+        If the host cannot be used.
+    """
+    names = {name: folder / name for name in MODELS}
+    files = {
+        name: untrusted_files.read_bytes(path, MODEL, fix=manifest.FRESH)
+        for name, path in names.items()
+    }
+    by_digest = {hashlib.sha256(file).hexdigest(): file for file in _timed(files).values()}
+    found = stopwatch.measure(by_digest, rounds=ROUNDS, seconds=SECONDS)
+    return MeasuredElsewhere(stopwatch.host, stopwatch.machine, found)
+
+
+class _Recorded(Stopwatch):
+    """Gives the latencies that a host has measured."""
+
+    def __init__(self, elsewhere: MeasuredElsewhere) -> None:
+        self._known = elsewhere.latencies
+
+    def measure(
+        self,
+        files: Mapping[str, bytes],
+        *,
+        rounds: int = 9,
+        seconds: float = 0.015,
+        is_undecided: Undecided | None = None,
+    ) -> dict[str, Latency]:
+        """As `Stopwatch.measure`; raises a KeyError for files that were not measured."""
+        del rounds, seconds, is_undecided
+        return {n: self._known[hashlib.sha256(file).hexdigest()] for n, file in files.items()}
+
+    def quiet_reference_ms(self, *, rounds: int = 40, seconds: float = 0.2) -> float:
+        """Recorded with the latencies of the run, and given with them."""
+        del rounds, seconds
+        raise AssertionError("the request has it")
 
 
 def recording_accuracy(whole: Evidence) -> RecordingAccuracy:

@@ -283,7 +283,7 @@ def _decisions(verdict: Verdict, about: Provenance) -> Markdown:
 
 def _how(verdict: Verdict) -> Markdown:
     text = (
-        f"The written files, in a fresh process, on {verdict.machine}. "
+        f"The written files, in a fresh process, on {formatting.machine_text(verdict)}. "
         f"{formatting.accuracy_kind(verdict)} Drops are paired on the same samples. Latency: "
         "batch 1, one thread, every optimisation on, in rounds in which the files and one fixed "
         "net take turns; "

@@ -72,7 +72,8 @@ class FileMetrics:
     peak_ram_bytes: int
     """Peak of live feature maps, at one byte (int8) or four (float) per element."""
     latency_ms: float
-    """At batch 1 on one thread of this machine: ratio to the reference net times its quiet time."""
+    """At batch 1 on one thread of `Verdict.timed_on`: ratio to the reference net times its quiet
+    time."""
     latency_interval: Interval
     float_nodes: tuple[str, ...]
     """Nodes that compute in float after ONNX Runtime's graph optimizations."""
@@ -295,6 +296,10 @@ class Verdict:
     """Further formats of the artifact."""
     ship: str = ONNX
     """Format that ships, which the limits bind: one of `formats`, or that of the ONNX files."""
+    latency_host: str = ""
+    """Host of `--hosts` that measured the latencies; empty: `machine` did."""
+    latency_machine: Machine | None = None
+    """What that host is."""
     board: BoardFit | None = None
     """Whether the net fits the board that was named; None: none was."""
     rejection: RejectionFigures | None = None
@@ -376,6 +381,11 @@ class Verdict:
         """Whether a limit, by its name, binds whole recordings."""
         return self.limits_on == "recordings" and limit in ACCURACY_LIMITS
 
+    @property
+    def timed_on(self) -> Machine:
+        """The machine that measured the latencies."""
+        return self.latency_machine or self.machine
+
     def document(self) -> dict[str, Any]:
         """The verdict as plain JSON values; `float32` is called `float` there."""
         body = dataclasses.asdict(self)
@@ -448,6 +458,10 @@ class Verdict:
             else FrontEndCost(**with_tuples(body["front_end"])),
             formats=tuple(map(_format, body.get("formats", ()))),
             ship=body.get("ship", ONNX),
+            latency_host=body.get("latency_host", ""),
+            latency_machine=None
+            if body.get("latency_machine") is None
+            else Machine(**with_tuples(body["latency_machine"])),
             board=_board(body.get("board")),
             rejection=None
             if body.get("rejection") is None

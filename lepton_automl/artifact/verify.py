@@ -27,7 +27,13 @@ from numpy.typing import NDArray
 from lepton_automl.artifact import consistency, judging, manifest, writer
 from lepton_automl.artifact.format_files import measure_formats, predicted_flash
 from lepton_automl.artifact.manifest import FLOAT, INT8, MODELS, REFERENCE
-from lepton_automl.artifact.measurements import EvaluatedPart, figures, file_problems
+from lepton_automl.artifact.measurements import (
+    EvaluatedPart,
+    MeasuredElsewhere,
+    figures,
+    file_problems,
+    measure_elsewhere,
+)
 from lepton_automl.artifact.own_sizes import OwnSizes
 from lepton_automl.artifact.parity import artifact_parity, golden_problems
 from lepton_automl.artifact.provenance import Provenance, read_provenance
@@ -62,6 +68,7 @@ from lepton_automl.cost.boards import Board, BoardFit
 from lepton_automl.cost.boards import every as every_board
 from lepton_automl.cost.cost import peak_ram_bytes
 from lepton_automl.cost.flash import flash_bytes
+from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.data.dataset import LabelledFiles, map_labelled
 from lepton_automl.data.pictures.framing import Framing, framing_in
 from lepton_automl.errors import ArchError, ArtifactError, DataError, first_line
@@ -119,6 +126,9 @@ class Request:
     """As `groups`, of the validation part."""
     quiet_reference_ms: float | None = None
     """Recorded quiet time of the fixed reference net; None: measured now."""
+    elsewhere: MeasuredElsewhere | None = None
+    """Latencies of the files by a host, with `quiet_reference_ms` of the same host; None: they are
+    measured on this machine."""
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -135,6 +145,8 @@ class Request:
         body["own_sizes"] = body["own_sizes"] and Path(body["own_sizes"])
         for name in ("groups", "recordings", "validation_groups"):
             body[name] = None if body[name] is None else tuple(body[name])
+        if body["elsewhere"] is not None:
+            body["elsewhere"] = MeasuredElsewhere.from_document(body["elsewhere"])
         if body["validation"] is not None:
             pixels, labels = body["validation"]
             body["validation"] = Path(pixels), Path(labels)
@@ -302,6 +314,19 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
+def timed_elsewhere(request: Request, stopwatch: Stopwatch | None) -> Request:
+    """The request with the latencies of the ONNX files on the host of a stopwatch.
+
+    Raises
+    ------
+    MachineError
+        If the host cannot be used.
+    """
+    if stopwatch is None:
+        return request
+    return dataclasses.replace(request, elsewhere=measure_elsewhere(request.folder, stopwatch))
+
+
 def verify_in_fresh_process(request: Request) -> Verdict:
     """`verify` in a child process, of an artifact that this process wrote.
 
@@ -411,7 +436,14 @@ def _judged(
     test, evidence, of_recordings, probabilities = _evidence(request, about, files)
     quiet_ms = request.quiet_reference_ms
     found, front_end = figures(
-        request.folder, files, digests, evidence, quiet_ms, about.latency, of_recordings
+        request.folder,
+        files,
+        digests,
+        evidence,
+        quiet_ms,
+        about.latency,
+        of_recordings,
+        request.elsewhere,
     )
     primary = primary or judging.choose_primary(found[INT8], found[FLOAT], limits, prefer)
     formats = measure_formats(
@@ -465,6 +497,8 @@ def _judged(
         grouped=request.groups is not None,
         balanced=about.balanced,
         machine=machine,
+        latency_host="" if request.elsewhere is None else request.elsewhere.host,
+        latency_machine=None if request.elsewhere is None else request.elsewhere.machine,
         # Parity is of int8 and does not concern a float file.
         other=overall_status(other_limits, problems, parity if other_file == INT8 else None)
         if other_limits and shipped is None

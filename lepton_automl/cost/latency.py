@@ -58,6 +58,9 @@ class NetFile:
     file: bytes
 
 
+Rounds = Callable[[int, float], tuple[Mapping[str, list[float]], list[float]]]
+"""From a number of rounds and the seconds for each file to the times of each file and those of the
+reference net, one a round."""
 Undecided = Callable[[Latency], bool]
 """Predicate: whether a latency is too close to a limit to decide."""
 
@@ -65,8 +68,16 @@ Undecided = Callable[[Latency], bool]
 class Stopwatch:
     """Measures latencies on one thread; rounds interleave all files and the reference net."""
 
+    host = ""
+    """Name of the host of `--hosts` on which it measures; empty: this machine."""
+
     def __init__(self) -> None:
         self._reference = _call(random_int8_onnx(REFERENCE, 64))
+
+    @property
+    def machine(self) -> Machine:
+        """Where it measures."""
+        return this_machine()
 
     def measure(
         self,
@@ -89,19 +100,34 @@ class Stopwatch:
         is_undecided : callable, optional
             While it is true for any file, up to `_MAX_REPEATS` times as many rounds are added.
         """
-        calls = {name: _call(file) for name, file in files.items()}
+        run = self.rounds(files)
         times: dict[str, list[float]] = {name: [] for name in files}
         references: list[float] = []
         found: dict[str, Latency] = {}
         for _ in range(1 + _MAX_REPEATS):
-            for _ in range(rounds):
-                references.append(_block(self._reference, seconds / rounds))
-                for name, call in calls.items():
-                    times[name].append(_block(call, seconds / rounds))
+            more, more_references = run(rounds, seconds)
+            references += more_references
+            for name, own in more.items():
+                times[name] += own
             found = {name: relative_latency(own, references) for name, own in times.items()}
             if is_undecided is None or not any(map(is_undecided, found.values())):
                 break
         return found
+
+    def rounds(self, files: Mapping[str, bytes]) -> Rounds:
+        """Open files for rounds that interleave them and the reference net."""
+        calls = {name: _call(file) for name, file in files.items()}
+
+        def run(rounds: int, seconds: float) -> tuple[dict[str, list[float]], list[float]]:
+            times: dict[str, list[float]] = {name: [] for name in files}
+            references: list[float] = []
+            for _ in range(rounds):
+                references.append(_block(self._reference, seconds / rounds))
+                for name, call in calls.items():
+                    times[name].append(_block(call, seconds / rounds))
+            return times, references
+
+        return run
 
     def quiet_reference_ms(self, *, rounds: int = 40, seconds: float = 0.2) -> float:
         """Milliseconds of the reference net on a quiet machine: its fastest round."""
@@ -176,16 +202,16 @@ def _outside(n: int) -> int:
 
 
 class Latencies:
-    """Latencies recorded in the ledger for this machine; measures what is missing.
+    """Latencies recorded in the ledger for one machine; measures what is missing.
 
     Parameters
     ----------
     ledger : Ledger
         Where measurements are recorded.
     machine : Machine, optional
-        Where this process runs.
+        By default that of the stopwatch.
     stopwatch : Stopwatch, optional
-        What measures; None: a new one.
+        What measures; None: a new one of this machine.
     """
 
     def __init__(
@@ -195,8 +221,10 @@ class Latencies:
         *,
         stopwatch: Stopwatch | None = None,
     ) -> None:
-        self._ledger, self._here = ledger, machine or this_machine()
-        self._stopwatch = stopwatch
+        if machine is None:
+            machine = this_machine() if stopwatch is None else stopwatch.machine
+        self._ledger, self._here = ledger, machine
+        self._stopwatch, self._host = stopwatch, stopwatch.host if stopwatch else ""
 
     @property
     def elsewhere(self) -> str | None:
@@ -206,16 +234,18 @@ class Latencies:
         return others[-1] if others else None
 
     def reference_ms(self) -> float:
-        """Quiet time of the reference net, as first measured in this run on this machine."""
+        """Quiet time of the reference net, as first measured in this run on the machine."""
         known = self._ledger.get(EventKind.TIMING, fingerprint(self._here))
         if known is None:
             quiet_ms = self._watch().quiet_reference_ms()
             known = {"quiet_ms": quiet_ms, "machine": str(self._here)}
+            if self._host:
+                known["host"] = self._host
             self._ledger.record(EventKind.TIMING, fingerprint(self._here), known)
         return float(known["quiet_ms"])
 
     def known(self, kind: str, key: str) -> Latency | None:
-        """The recorded latency of `key`; None if it was not measured on this machine."""
+        """The recorded latency of `key`; None if it was not measured on the machine."""
         event = self._ledger.get(kind, self._key(key))
         return None if event is None else Latency(**event)
 

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from lepton_automl.core.field_types import check_types
 from lepton_automl.core.files import real_path
 from lepton_automl.core.machine import this_machine
 from lepton_automl.core.memory import gib_text, machine_bytes, watched_memory
+from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import Dataset
@@ -43,6 +44,7 @@ from lepton_automl.runs.ledger_check import interpreting
 from lepton_automl.runs.lock import RunLock
 from lepton_automl.runs.stored_run import StoredRun
 from lepton_automl.runs.time_budget import start_seconds
+from lepton_automl.search.executors.measuring_host import HostStopwatch
 from lepton_automl.search.finals.results import last_finalist_results
 from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.trials import read_trials
@@ -61,15 +63,17 @@ class RunContext:
     space: SearchSpace
     target: Target
     latency_model: LatencyModel | None
-    """Predicts latencies of the target device; None: they are measured on this machine."""
+    """Predicts latencies of the target device; None: they are measured."""
     device: torch.device
     emit: Emit
     start_seconds: float = 0.0
     """Seconds the command took to start, a measure of how slow this machine is at the moment."""
+    stopwatch: Stopwatch | None = None
+    """Measures latencies on a host of `--hosts`; None: this machine does."""
 
     @property
     def is_timed(self) -> bool:
-        """Whether latencies are needed and are measured on this machine."""
+        """Whether latencies are needed and are measured."""
         return self.config.asks_for_latency and self.latency_model is None
 
     @property
@@ -151,6 +155,7 @@ def _opened(
         claimed_folder(config, definition, resources, space, stored) as (folder, lock),
         open_ledger(folder, lock, started, config, emit) as (ledger, emit),
         nullcontext() if stored is None else stored.copied(ledger, emit),
+        _stopwatch(resources, emit) as stopwatch,
     ):
         _check_events(ledger)
         known = {decision.name for decision in recorded_decisions(ledger)}
@@ -170,7 +175,18 @@ def _opened(
             resources.device,
             emit,
             start,
+            stopwatch,
         )
+
+
+@contextmanager
+def _stopwatch(resources: Resources, emit: Emit) -> Iterator[Stopwatch | None]:
+    """What measures latencies, if that is a host."""
+    if resources.measures is None:
+        yield None
+        return
+    with closing(HostStopwatch(resources.measures, emit)) as stopwatch:
+        yield stopwatch
 
 
 def _check_events(ledger: Ledger) -> None:
@@ -248,12 +264,22 @@ def _decisions(
         decisions.append(
             Decision("memory", text, evidence, "inferred", "--max-memory", is_detail=True)
         )
+    decisions += _latency_decision(config, resources)
     if config.target == DEFAULT_TARGET:
         evidence = f"the default; this machine is {this_machine()}"
         decisions.append(
             Decision("target", config.target, evidence, "assumed", "--target", is_detail=True)
         )
     return decisions
+
+
+def _latency_decision(config: RunConfig, resources: Resources) -> list[Decision]:
+    """Where latencies are measured, if that is a host."""
+    if resources.measures is None:
+        return []
+    choice = f"measured on host {resources.measures.name}, those of the verification too"
+    evidence = f"measures = true in {config.hosts}"
+    return [Decision("latencies", choice, evidence, "inferred", "measures in the file of --hosts")]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from lepton_automl.artifact.verify import (
     VerificationProcess,
     checked_verdict,
     reference_predictions,
+    timed_elsewhere,
     verify_in_fresh_process,
 )
 from lepton_automl.compress.steps import CompressionResult
@@ -31,7 +32,7 @@ from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.cost import boards
 from lepton_automl.cost.boards import Board
-from lepton_automl.cost.latency import Timing
+from lepton_automl.cost.latency import Stopwatch, Timing
 from lepton_automl.data.dataset import Dataset, LabelledFiles, map_labelled
 from lepton_automl.data.opening import CODE, locate_data, open_dataset
 from lepton_automl.errors import ConfigError, DataError, first_line
@@ -92,6 +93,13 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
     size, cache = best.arch.size, context.folder.cache
     validation = context.dataset.file_input_files("validation", size, cache)
     names, ship = _formats(context)
+    watch = context.stopwatch
+    if watch is not None and names:
+        raise ConfigError(
+            f"the artifact that is there has further formats ({', '.join(names)}), which are "
+            f"measured on this machine only, and host {watch.host} measures latencies",
+            fix="leave measures out of the file of hosts, or give another --out",
+        )
     made_for_user = made_decisions(context.dataset, context.ledger)
     if not ship:
         ship, decision = _fastest(context, names, made, validation)
@@ -121,7 +129,7 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         ship=ship,
         board=_board(context),
     )
-    quiet = Timing(context.ledger).reference_ms() if context.is_timed else None
+    quiet = Timing(context.ledger, watch).reference_ms() if context.is_timed else None
     return verify_and_seal(
         context.folder,
         context.ledger,
@@ -129,6 +137,7 @@ def write_and_verify(context: RunContext, best: Model, made: CompressionResult) 
         digests,
         best.arch.file_input,
         quiet_reference_ms=quiet,
+        stopwatch=watch,
         emit=context.emit,
     )
 
@@ -279,6 +288,7 @@ def verify_and_seal(
     shape: tuple[int, ...],
     *,
     quiet_reference_ms: float | None,
+    stopwatch: Stopwatch | None = None,
     emit: Emit,
 ) -> Outcome:
     """Verify written files in a fresh process; add the card, the verdict and the manifest.
@@ -299,6 +309,8 @@ def verify_and_seal(
     quiet_reference_ms : float or None
         Recorded quiet time of the reference net, milliseconds, so that all latencies of a run have
         one unit; None: measured by the verification.
+    stopwatch : Stopwatch, optional
+        Measures the latencies on a host; None: the verification does, on this machine.
     emit : callable
         Receives an event for each step.
 
@@ -310,12 +322,13 @@ def verify_and_seal(
     artifact = folder.artifact
     request = request_for(artifact, dataset, shape, folder.cache)
     uses = record_use(ledger, digests[manifest.INT8], request.fingerprint, emit)
-    emit(Event("verify", f"measuring accuracy on {len(dataset.test)} test samples, and latency"))
-    verdict = verify_in_fresh_process(
-        dataclasses.replace(
-            request, test_set_uses=uses, digests=digests, quiet_reference_ms=quiet_reference_ms
-        )
+    where = "" if stopwatch is None else f" on host {stopwatch.host}"
+    samples = f"accuracy on {len(dataset.test)} test samples"
+    emit(Event("verify", f"measuring {samples}, and latency{where}"))
+    request = dataclasses.replace(
+        request, test_set_uses=uses, digests=digests, quiet_reference_ms=quiet_reference_ms
     )
+    verdict = verify_in_fresh_process(timed_elsewhere(request, stopwatch))
     if request.own_sizes is not None:
         files.remove(request.own_sizes)
     inputs, _ = map_labelled(dataset.file_input_files("test", _size(shape), folder.cache))

@@ -28,7 +28,8 @@ from lepton_automl.models.random_weights import random_net
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.lock import check_not_held
 from lepton_automl.search import callbacks
-from lepton_automl.search.executors.hosts_file import read_hosts
+from lepton_automl.search.executors.hosts_file import HostSpec, read_hosts
+from lepton_automl.search.executors.measuring_host import measuring_host
 from lepton_automl.search.objectives import names as objective_names
 from lepton_automl.search.space import loader
 from lepton_automl.search.space.draw import RandomTrial
@@ -54,6 +55,8 @@ class Resources:
     """None: the default one for the kind of the data."""
     board: Board | None
     """Board that the net is for; None: none is named."""
+    measures: HostSpec | None = None
+    """Host of `--hosts` on which latencies are measured; None: here, or they are predicted."""
 
 
 def resolve(config: RunConfig) -> Resources:
@@ -79,12 +82,31 @@ def resolve(config: RunConfig) -> Resources:
         model = read_table(config.latency_from)
         table = untrusted_files.read_bytes(config.latency_from, JSON, fix="give a latency table")
     space = None if config.space is None else loader.load(config.space)
-    if config.hosts is not None:
-        read_hosts(
-            config.hosts
-        )  # The search reads it again and again; a wrong one is an error now.
+    # The search reads it again and again; a wrong one is an error now.
+    hosts = {} if config.hosts is None else read_hosts(config.hosts).hosts
+    measures = measuring_host(hosts) if config.asks_for_latency else None
+    if measures is not None:
+        _check_measures(config, measures.name)
     board = None if config.board is None else boards.load(config.board)
-    return Resources(target, model, table, device, space, board)
+    measures = measures if model is None else None
+    return Resources(target, model, table, device, space, board, measures)
+
+
+def _check_measures(config: RunConfig, host: str) -> None:
+    """Check that latencies of a host are not compared with those of another machine."""
+    marked = f"host {host} of {config.hosts} has measures = true"
+    others = {*(config.formats or ()), config.shipped_format} - {"", formats.ONNX}
+    if config.latency_from is not None:
+        raise ConfigError(
+            f"{marked}, and --latency-from {config.latency_from} has the latencies of a device",
+            fix="leave one of them out: latencies of two machines cannot be compared",
+        )
+    if others:
+        raise ConfigError(
+            f"{marked}: it measures ONNX files, and files of further formats "
+            f"({', '.join(sorted(others))}) are measured on this machine only",
+            fix="leave --format and --ship out, or measures, so that this machine measures all",
+        )
 
 
 def chosen_device(name: str) -> torch.device:

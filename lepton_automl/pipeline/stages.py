@@ -90,6 +90,7 @@ def search_request(context: RunContext, stage_budget: StageSeconds | None = None
         device=context.device,
         emit=context.emit,
         start_seconds=context.start_seconds,
+        stopwatch=context.stopwatch,
         **more,
     )
 
@@ -297,7 +298,7 @@ def _measure(context: RunContext) -> MeasureLatency | None:
     """Measured latencies, replayed by a resumed run, or predicted ones; None: none are needed."""
     if context.latency_model is not None and context.config.asks_for_latency:
         return functools.partial(predicted_milliseconds, context.latency_model)
-    return Timing(context.ledger).milliseconds if context.is_timed else None
+    return Timing(context.ledger, context.stopwatch).milliseconds if context.is_timed else None
 
 
 def export_and_verify(context: RunContext, step: Model | None = None) -> Outcome:

@@ -15,6 +15,7 @@ from lepton_automl.artifact.provenance import CrossValidation, FinalistResult
 from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.cost.cost import Cost
+from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import Dataset
@@ -61,7 +62,8 @@ class SearchRequest:
     """Seconds that the stages after the search need at least, given the seconds of an epoch."""
     start_seconds: float = MIN_START_SECONDS
     """Seconds a process takes to start here; a run may end so much later (`allowed_overrun`)."""
-
+    stopwatch: Stopwatch | None = None
+    """Measures latencies on a host of `--hosts`; None: this machine does."""
     worker_count: int | None = None
     """Workers on other machines, counted as the fastest of them; None: processes of this one."""
 

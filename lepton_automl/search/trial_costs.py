@@ -37,5 +37,6 @@ def net_costs(request: SearchRequest, archs: Sequence[Arch]) -> list[Cost]:
             ledger=request.ledger,
             lock=lock,
             model=request.latency_model,
+            stopwatch=request.stopwatch,
         )
         return [check.whole(arch) for arch in archs]

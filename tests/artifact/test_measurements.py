@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import json
 from collections import Counter
 
 import numpy as np
@@ -11,7 +13,8 @@ from onnx import helper, numpy_helper
 from lepton_automl.artifact import measurements
 from lepton_automl.artifact.manifest import MODELS
 from lepton_automl.artifact.measurements import figures, file_problems, float_nodes, optimized_graph
-from lepton_automl.cost.latency import Latency
+from lepton_automl.core.machine import Machine
+from lepton_automl.cost.latency import Latency, Stopwatch
 from lepton_automl.errors import MachineError
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models.arch import chain
@@ -218,3 +221,32 @@ def test_an_int8_net_of_convolutions_has_no_float_operators_and_a_float_net_has(
     _, found = measured
     assert found["model.int8.onnx"].float_nodes == ()
     assert len(found["model.fp32.onnx"].float_nodes) >= 3
+
+
+def test_latencies_of_a_host_are_those_of_the_verdict(made, measured, monkeypatch):
+    """Of the same bytes; nothing is measured here."""
+
+    class Elsewhere(Stopwatch):
+        host, machine = "board", Machine("Board", (), 4, "1.0", "Linux aarch64")
+
+        def __init__(self):
+            pass
+
+        def measure(self, files, **_):
+            sizes = {name: float(len(file)) for name, file in files.items()}
+            return {
+                name: Latency(size, size - 1, size + 1, 0.1, 0.2) for name, size in sizes.items()
+            }
+
+    found = measurements.measure_elsewhere(made.folder, Elsewhere())
+    about = json.loads(json.dumps(dataclasses.asdict(found)))
+    again = measurements.MeasuredElsewhere.from_document(about)
+    assert again == found
+    monkeypatch.setattr(measurements, "Stopwatch", None)
+    evidence = dict.fromkeys(MODELS, Evidence(np.ones(4, bool)))
+    timed, _ = figures(made.folder, measured[0], made.digests, evidence, 0.01, elsewhere=again)
+    for name, file in measured[0].items():
+        assert timed[name].latency_ms == pytest.approx(0.01 * len(file))
+    other = measured[0] | {"model.int8.onnx": random_int8_onnx(ARCH, 64)}
+    with pytest.raises(KeyError):
+        figures(made.folder, other, made.digests, evidence, 0.01, elsewhere=again)

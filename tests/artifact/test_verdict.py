@@ -6,6 +6,7 @@ import json
 import pytest
 
 from lepton_automl.artifact.verdict import JudgedLimit, Parity, Verdict, overall_status
+from lepton_automl.core.machine import Machine
 from lepton_automl.errors import DataError
 from tests.helpers.artifacts import figures, target_latency, verdict
 
@@ -19,6 +20,9 @@ def test_a_verdict_survives_json():
         limits=(limit("undecided", 900),), problems=("x",), test_set_uses=3, notes=("y",)
     )
     assert Verdict.from_json(full.to_json()) == full
+    board = Machine("Board", ("asimddp",), 4, "1.0", "Linux aarch64")
+    timed = verdict(latency_host="board", latency_machine=board)
+    assert Verdict.from_json(timed.to_json()) == timed
     damaged = verdict(int8=None, float32=None, reference=None, parity=None, drops={})
     assert Verdict.from_json(damaged.to_json()) == damaged
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from lepton_automl.config import RunConfig
+from lepton_automl.config import Limits, RunConfig
 from lepton_automl.core.events import silent
 from lepton_automl.data.folds import SMALL
 from lepton_automl.errors import ConfigError, MachineError
+from lepton_automl.pipeline import option_checks
 from lepton_automl.pipeline.context import open_run
 from lepton_automl.pipeline.option_checks import choose_space, chosen_device, resolve
 from lepton_automl.runs.folder import RunFolder, configured
@@ -123,6 +124,31 @@ def test_a_wrong_option_is_reported_before_anything_is_written(tmp_path, more, s
     assert said in caught.value.what
     assert hint in caught.value.fix
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"formats": ("c",)}, "files of further formats (c) are measured on this machine only"),
+        ({"ship": "litert"}, "files of further formats (litert) are measured on this machine"),
+        ({"latency_from": Path("table.json")}, "table.json has the latencies of a device"),
+    ],
+)
+def test_latencies_of_two_machines_are_never_compared(tmp_path, more, said, monkeypatch):
+    monkeypatch.setattr(option_checks, "read_table", lambda _: None)
+    (tmp_path / "table.json").touch()
+    if "latency_from" in more:
+        more = {"latency_from": tmp_path / "table.json"}
+    hosts = tmp_path / "hosts.toml"
+    hosts.write_text('[host.board]\ncommand = ["ssh", "board"]\nmeasures = true\n')
+    wanted = config(tmp_path, hosts=hosts, limits=Limits(max_latency_ms=1.0), **more)
+    with pytest.raises(ConfigError) as caught, open_run(wanted, silent):
+        pass
+    assert "host board of" in caught.value.what
+    assert said in caught.value.what
+    # Without the mark, or a wish for latency, the same options are allowed so far.
+    hosts.write_text('[host.board]\ncommand = ["ssh", "board"]\n')
+    resolve(wanted)
 
 
 def test_folds_without_effect_are_refused(tmp_path):

@@ -62,7 +62,7 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     parts += [Text(note, "yellow") for note in verdict.notes]
     if other := formatting.other_text(verdict):
         parts.append(Text(other, "green"))
-    parts.append(Text(f"measured on {verdict.machine}", "dim"))
+    parts.append(Text(f"measured on {formatting.machine_text(verdict)}", "dim"))
     if note := formatting.target_latency_note(verdict):
         parts.append(Text(note, "yellow"))
     words = "no limit was stated" if _is_unjudged(verdict) else formatting.answer_text(verdict)

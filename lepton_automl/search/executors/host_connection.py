@@ -380,6 +380,7 @@ class Host:
             "jobs": self.spec.jobs,
             "cache": self.spec.cache,
             "locks": str(self._locks.resolve()) if self.spec.local else "",
+            "measures": self.spec.measures,
             "group_address": self.spec.group_address,
         }
         self._send({"hello": settings})

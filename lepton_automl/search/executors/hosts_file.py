@@ -42,6 +42,8 @@ class HostSpec:
     """Seconds of silence after which it counts as lost."""
     local: bool = False
     """Whether it is this machine, so that its workers pause while a latency is measured."""
+    measures: bool = False
+    """Whether latencies are measured on it, at most one; without one on this machine."""
     group_address: str = ""
     """Its IPv4 address, where others reach it to train one net together; empty: they do not."""
 
@@ -69,6 +71,13 @@ def read_hosts(path: Path) -> HostsFile:
     if not isinstance(tables, dict) or not tables:
         raise ConfigError(f"{path} names no host", fix=_FIX)
     hosts = {name: _host(path, name, table) for name, table in tables.items()}
+    measuring = [name for name, spec in hosts.items() if spec.measures]
+    if len(measuring) > 1:
+        raise ConfigError(
+            f"{path}: measures is true for {' and '.join(measuring)}: latencies of two machines "
+            "cannot be compared",
+            fix="leave it at the one that is like the machine where the file will run",
+        )
     finals = document.get("finals", "")
     if not isinstance(finals, str):
         raise ConfigError(
@@ -95,6 +104,7 @@ _RULES: Mapping[str, str] = {
     "cache": "a folder",
     "patience": f"1 to {_MAX_PATIENCE:.0f} seconds",
     "local": "true or false",
+    "measures": "true or false",
     "group_address": "an IPv4 address of the host, such as 10.0.0.5",
 }
 
@@ -127,7 +137,7 @@ def _is_legal(key: str, value: Any) -> bool:
         case "patience":
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             return is_number and 1 <= value <= _MAX_PATIENCE
-        case "shared" | "local":
+        case "shared" | "local" | "measures":
             return isinstance(value, bool)
         case "group_address":
             return isinstance(value, str) and _is_address(value)

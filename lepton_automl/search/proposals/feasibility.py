@@ -6,12 +6,13 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 from lepton_automl.config import LIMITS, Limits, options_text, would_fit
 from lepton_automl.cost import boards
 from lepton_automl.cost.cost import Cost, file_cost, violations
 from lepton_automl.cost.estimate import CostEstimator
-from lepton_automl.cost.latency import Latencies, Latency
+from lepton_automl.cost.latency import Latencies, Latency, Stopwatch
 from lepton_automl.cost.latency_model import LatencyModel, estimate
 from lepton_automl.cost.targets import Target
 from lepton_automl.errors import InfeasibleError
@@ -53,7 +54,9 @@ class CostCheck:
     lock : MeasurementLock
         Workers pause while it is held.
     model : LatencyModel, optional
-        Predicts latencies of another device; None: they are measured on this machine.
+        Predicts latencies of another device; None: they are measured.
+    stopwatch : Stopwatch, optional
+        Measures them on a host, whose own workers pause; None: this machine does.
     """
 
     def __init__(
@@ -66,13 +69,16 @@ class CostCheck:
         ledger: Ledger,
         lock: MeasurementLock,
         model: LatencyModel | None = None,
+        stopwatch: Stopwatch | None = None,
     ) -> None:
         self.limits, self._label_bytes = limits, label_bytes
         self._weight_limit = target.weight_limit
         self._ledger, self._lock = ledger, lock
         self._known: dict[str, Cost] = {}
         self.model = model if needs_latency else None
-        self._latencies = Latencies(ledger) if needs_latency and model is None else None
+        is_measured = needs_latency and model is None
+        self._latencies = Latencies(ledger, stopwatch=stopwatch) if is_measured else None
+        self._is_elsewhere = stopwatch is not None and bool(stopwatch.host)
         self.reference_ms = self._reference() if self._latencies else None
         latency_model = (model or estimate(target)) if needs_latency else None
         self.estimator = CostEstimator(label_bytes, latency_model)
@@ -128,7 +134,7 @@ class CostCheck:
     def _latency(self, arch: Arch, file: bytes) -> Latency:
         assert self._latencies is not None
         if self._latencies.known(EventKind.LATENCY, arch.hash) is None:
-            with self._lock.measuring():
+            with self._quiet():
                 self._latencies.measure(EventKind.LATENCY, {arch.hash: file}, self._is_near)
         known = self._latencies.known(EventKind.LATENCY, arch.hash)
         assert known is not None, "recorded above"
@@ -143,8 +149,12 @@ class CostCheck:
 
     def _reference(self) -> float:
         assert self._latencies is not None
-        with self._lock.measuring():
+        with self._quiet():
             return self._latencies.reference_ms()
+
+    def _quiet(self) -> AbstractContextManager[None]:
+        """While workers pause on this machine, if it measures."""
+        return nullcontext() if self._is_elsewhere else self._lock.measuring()
 
 
 class RejectionStats:

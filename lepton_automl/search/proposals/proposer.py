@@ -203,6 +203,7 @@ class Proposer:
             ledger=work.ledger,
             lock=lock,
             model=work.latency_model,
+            stopwatch=work.stopwatch,
         )
         self._measure_again()
         parameters = work.space.parameters()

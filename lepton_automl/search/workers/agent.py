@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import functools
@@ -18,8 +19,11 @@ import torch
 
 from lepton_automl.config import RunConfig
 from lepton_automl.core import files
+from lepton_automl.core.machine import this_machine
 from lepton_automl.core.scratch import Scratch
+from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.errors import ConfigError, LeptonError, first_line
+from lepton_automl.runs.test_set_uses import state_folder
 from lepton_automl.search.workers.blob_cache import Blob, BlobCache
 from lepton_automl.search.workers.channel import Channel, Message
 from lepton_automl.search.workers.handle import LIVENESS_SECONDS, Worker, WorkerLost
@@ -106,12 +110,19 @@ class Agent:
         """
         if settings["group_address"]:
             interface_of(settings["group_address"])
+        # All agents of a user on a machine that measures pause while one of them does.
+        shared = state_folder() / "measuring" if settings["measures"] else None
+        locks = Path(settings["locks"] or shared or self._scratch.path / "locks")
+        self._lock, self._locks = MeasurementLock(locks), locks
+        if "stopwatch" in settings:
+            self._stopwatch = Stopwatch()
+            machine = dataclasses.asdict(this_machine())
+            self._channel.send({"ready": {"machine": machine}})
+            return
         device, gpus = device_and_gpus(settings["device"])
         folder = settings["cache"]
         self._cache = BlobCache(Path(folder).expanduser() if folder else None)
         self._cache.collect()
-        locks = Path(settings["locks"] or self._scratch.path / "locks")
-        self._lock, self._locks = MeasurementLock(locks), locks
         jobs = settings["jobs"] or (len(gpus) if gpus else RunConfig("", Path()).workers)
         for slot in range(jobs):
             gpu = gpus[slot % len(gpus)] if gpus else None
@@ -133,6 +144,21 @@ class Agent:
                 self._tasks.put(held)
         elif "drop" in message:
             self._drop(message["drop"])
+        elif "measure" in message:
+            self._measure(message)
+        elif "quiet" in message:
+            rounds, seconds = message["quiet"]
+            with self._lock.measuring():
+                quiet = self._stopwatch.quiet_reference_ms(rounds=rounds, seconds=seconds)
+            self._channel.send({"quiet_ms": quiet})
+
+    def _measure(self, message: Message) -> None:
+        """Measure files in turns while the workers of this machine pause."""
+        files = {str(n): base64.b64decode(file) for n, file in enumerate(message["measure"])}
+        run = self._stopwatch.rounds(files)
+        with self._lock.measuring():
+            times, references = run(message["rounds"], message["seconds"])
+        self._channel.send({"times": [*times.values(), references]})
 
     def _ask(self, task: _Received) -> None:
         """Ask for the contents that a task lacks, or queue it."""

@@ -11,6 +11,10 @@ A task of a group of hosts has `group` beside its text. The host answers `comple
 once the data are there, and waits for `begin` (its number) with `part`, the text of a `GroupPart`;
 with rank 0 it then says `listens` (its number) with the `port` for the others. `drop` (its number)
 ends it.
+
+A host that is greeted with `stopwatch` has no workers: it says the `machine` in `ready`, and
+answers `measure` (files in base 64, with `rounds` and `seconds`) by `times`, of each file and last
+of the reference net, and `quiet` (rounds, seconds) by `quiet_ms`.
 """
 
 from __future__ import annotations
