@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from lepton_automl.search.trials import RungResult, Trial, Trials
 ROOM = 2.0
 """Doublings of the first trial's costs up to the reference point."""
 DIGITS = 6
+_SWEPT = 2
+"""Coordinates up to which ranks are found by one pass over sorted points."""
 BLOCK = 300
 """Points compared in one matrix; more are split in halves, to save memory."""
 Points = NDArray[np.float64]
@@ -36,6 +39,8 @@ def pareto_ranks(points: NDArray[np.float64]) -> NDArray[np.int64]:
     ndarray
         int64 (N,).
     """
+    if points.shape[1] <= _SWEPT:
+        return _swept_ranks(points)
     columns = [(column[:, None], column[None, :]) for column in points.T]
     dominates = np.logical_and.reduce([a <= b for a, b in columns])
     dominates &= np.logical_or.reduce([a < b for a, b in columns])
@@ -46,6 +51,27 @@ def pareto_ranks(points: NDArray[np.float64]) -> NDArray[np.int64]:
         ranks[front] = rank
         dominators -= dominates[front].sum(0)
         rank += 1
+    return ranks
+
+
+def _swept_ranks(points: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Ranks of thousands of points of one or two coordinates, without a matrix of all pairs.
+
+    In lexicographic order, only points before one dominate it: those of each rank whose least
+    second coordinate is at most its own.
+    """
+    ranks = np.zeros(len(points), dtype=np.int64)
+    least: list[float] = []
+    """Of the second coordinate, by rank; it grows with the rank."""
+    order = np.lexsort(points.T[::-1]).tolist()
+    rows = [(row[0], row[-1] if len(row) > 1 else 0.0) for row in points.tolist()]
+    for before, place in zip([None, *order], order, strict=False):
+        if before is not None and rows[before] == rows[place]:
+            ranks[place] = ranks[before]
+            continue
+        last = rows[place][1]
+        ranks[place] = rank = bisect.bisect_right(least, last)
+        least[rank : rank + 1] = [last]
     return ranks
 
 

@@ -77,7 +77,8 @@ class Scheduler:
             return new if first is None else Action(first)
         values, candidate = self._study.rank()
         # Minus infinity: above this turn's cost bound. So are those of many that are not ranked.
-        ranked = [n for n in promotable if values.get(n, -math.inf) > -math.inf]
+        chosen = set(promotable)
+        ranked = [n for n, value in values.items() if value > -math.inf and n in chosen]
         for number in sorted(ranked, key=lambda n: -values[n]):
             if may_propose and candidate is not None and candidate > values[number]:
                 return new

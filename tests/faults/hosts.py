@@ -134,7 +134,7 @@ def disturbed(
     job = search_request(folder / "run", trials=TRIALS)
     done = threading.Event()
     with OneAtATime(write_hosts(folder, folder / "run"), job.folder.checkpoints) as executor:
-        striking = threading.Thread(target=_strike_all, args=(executor, strikes, done))
+        striking = threading.Thread(target=strike_all, args=(executor, strikes, done))
         striking.start()
         try:
             found = search(job, executor)
@@ -157,7 +157,8 @@ def disturbed(
     return problems, job.ledger, executor
 
 
-def _strike_all(executor: OneAtATime, strikes: Sequence[Strike], done: threading.Event) -> None:
+def strike_all(executor: OneAtATime, strikes: Sequence[Strike], done: threading.Event) -> None:
+    """Strike at hosts, each when a task runs, until `done` is set."""
     hit, workers_hit = Counter[str](), set[str]()
     for strike in strikes:
         while not done.is_set():

@@ -61,8 +61,10 @@ def brute_force(points: np.ndarray) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_pareto_ranks_equal_peeling_off_fronts_one_by_one(seed: int) -> None:
-    points = np.random.default_rng(seed).integers(0, 6, (25, 3)).astype(float)
-    assert pareto_ranks(points).tolist() == brute_force(points)
+    for coordinates in (1, 2, 3):
+        points = np.random.default_rng(seed).integers(0, 6, (25, coordinates)).astype(float)
+        assert pareto_ranks(points).tolist() == brute_force(points)
+    assert pareto_ranks(np.zeros((0, 2))).tolist() == []
 
 
 def test_rank_0_is_what_optuna_calls_the_best_trials() -> None:

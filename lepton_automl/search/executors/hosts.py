@@ -474,9 +474,10 @@ class RemoteExecutor(Executor):
 
         They have the arithmetic and about the speed of the fastest, and addresses for groups.
         """
-        ranked = self._ranked(self._usable())
-        if not ranked or each.current().processes <= max(host.jobs for host in ranked):
+        usable = self._usable()
+        if each.current().processes <= max((host.jobs for host in usable), default=math.inf):
             return None
+        ranked = self._ranked(usable)
         hosts = [
             host
             for host in ranked
