@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import shutil
 import subprocess
@@ -50,6 +51,10 @@ def sound(window, count=24):
     made = np.clip(rng.normal(0, 1, (count, window)) * level, -32768, 32767).astype(np.int16)
     made[1], made[2], made[3, ::2] = 0, 32767, -32768
     return made
+
+
+def pointer(array):
+    return ctypes.c_void_p(array.ctypes.data)
 
 
 def net_for(front_end):
@@ -117,6 +122,34 @@ def test_logits_are_bit_for_bit_those_of_exact_arithmetic(name, options, tmp_pat
     expected = onnx_probabilities(int8_onnx(net, NAMES, {}), audio)
     usual = [0, 1, *range(4, len(audio))]
     assert C().beyond_promise(session.predict(audio)[usual], expected[usual], net) == ()
+
+
+@GCC
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_frames_in_a_ring_give_the_answers_of_their_window(name, tmp_path):
+    front_end = FRONT_ENDS[name]
+    net, window = net_for(front_end), sound(front_end.window, 6)
+    session = CSession(written(tmp_path, net), OPTIONS["sanitized"], "gcc")
+    expected, probabilities = session.logits(window), session.predict(window)
+    library, frames = session._library, front_end.frames
+    arena = np.zeros(session.arena_bytes, np.uint8)
+    kind = np.int32 if front_end.is_centred else np.uint8
+    ring = np.full((frames, front_end.mels), 77, kind)
+    for n, samples in enumerate(window):
+        oldest = n * 3 % frames  # Where the window begins in the ring.
+        for k in range(frames):
+            start = k * front_end.hop
+            frame = np.ascontiguousarray(samples[start : start + front_end.frame])
+            row = ring[(oldest + k) % frames]
+            library.net_frame(pointer(frame), pointer(arena), pointer(row))
+        before, found = ring.copy(), np.zeros((2, 5), np.float32)
+        for call, answer in zip(("logits", "probabilities"), found, strict=True):
+            getattr(library, f"net_frames_{call}")(
+                pointer(ring), oldest, pointer(arena), pointer(answer)
+            )
+        assert found[0].tobytes() == expected[n].tobytes()
+        assert found[1].tobytes() == probabilities[n].tobytes()
+        assert np.array_equal(ring, before)
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])

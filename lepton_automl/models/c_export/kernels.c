@@ -1039,7 +1039,7 @@ static void net_spectrum(const struct net_log_mel *p, const int16_t *samples, ui
 }
 
 /* ln(1 + power under triangle m) * 2^24. */
-static int32_t net_band(const struct net_log_mel *p, const uint8_t *x, int32_t m)
+static int32_t net_band_of(const struct net_log_mel *p, const uint8_t *x, int32_t m)
 {
     const float *const line = p->lines + 4 * m;
     const int32_t half = p->frame / 2, end = p->spans[2 * m + 1];
@@ -1062,18 +1062,57 @@ static inline uint8_t net_feature(const struct net_log_mel *p, int32_t value)
 #endif
 
 //@ features
-/* Features of a window of samples; x is 4 bytes a sample of a frame. */
+/* Bytes of a frame; x is 4 bytes a sample of it. */
+static void net_frame_bands(const struct net_log_mel *p, const int16_t *samples, uint8_t *x, uint8_t *y)
+{
+    int32_t m;
+    net_spectrum(p, samples, x);
+    for (m = 0; m < p->mels; m++)
+        y[m] = net_feature(p, net_band_of(p, x, m));
+}
+
+/* Features of a window of samples. */
 static void net_features(const struct net_log_mel *p, const int16_t *samples, uint8_t *x, uint8_t *y)
 {
-    int32_t n, m;
-    for (n = 0; n < p->frames; n++, samples += p->hop) {
-        net_spectrum(p, samples, x);
-        for (m = 0; m < p->mels; m++)
-            *y++ = net_feature(p, net_band(p, x, m));
-    }
+    int32_t n;
+    for (n = 0; n < p->frames; n++, samples += p->hop, y += p->mels)
+        net_frame_bands(p, samples, x, y);
+}
+
+/* Features of frames in a ring, from frame `oldest` on. */
+static void net_ring_features(const struct net_log_mel *p, const uint8_t *bands, int32_t oldest, uint8_t *y)
+{
+    const int32_t all = p->frames * p->mels;
+    int32_t n, at = oldest * p->mels;
+    for (n = 0; n < all; n++, at++)
+        y[n] = bands[at < all ? at : at - all];
 }
 
 //@ features_centred
+/* A mean of whole numbers from 0 on, without 64-bit division. */
+struct net_average {
+    int32_t value, rest;
+};
+
+static inline void net_count(struct net_average *mean, int32_t value, int32_t count)
+{
+    mean->value += value / count;
+    mean->rest += value % count;
+    if (mean->rest >= count) {
+        mean->rest -= count;
+        mean->value++;
+    }
+}
+
+/* Logarithms of a frame; x is 4 bytes a sample of it. */
+static void net_frame_bands(const struct net_log_mel *p, const int16_t *samples, uint8_t *x, int32_t *y)
+{
+    int32_t m;
+    net_spectrum(p, samples, x);
+    for (m = 0; m < p->mels; m++)
+        y[m] = net_band_of(p, x, m);
+}
+
 /* Features of a window of samples, less the mean of each triangle over the window; x is 4 bytes a
    sample of a frame, then 3 a feature, whose logarithm has its last byte in y until then. */
 static void net_features_centred(const struct net_log_mel *p, const int16_t *samples, uint8_t *x, uint8_t *y)
@@ -1084,7 +1123,7 @@ static void net_features_centred(const struct net_log_mel *p, const int16_t *sam
     for (n = 0; n < frames; n++, samples += p->hop) {
         net_spectrum(p, samples, x);
         for (m = 0; m < mels; m++) {
-            const uint32_t value = (uint32_t)net_band(p, x, m);
+            const uint32_t value = (uint32_t)net_band_of(p, x, m);
             const int32_t at = n * mels + m;
             y[at] = (uint8_t)value;
             high[3 * at] = (uint8_t)(value >> 8);
@@ -1093,21 +1132,32 @@ static void net_features_centred(const struct net_log_mel *p, const int16_t *sam
         }
     }
     for (m = 0; m < mels; m++) {
-        int32_t mean = 0, rest = 0, at;
+        struct net_average mean = {0, 0};
+        int32_t at;
         for (n = 0, at = m; n < 2 * frames; n++, at += mels) {
             uint8_t *const v = high + 3 * (n < frames ? at : at - frames * mels);
             uint8_t *const low = y + (n < frames ? at : at - frames * mels);
             const int32_t value = (int32_t)(*low | (uint32_t)v[0] << 8 | (uint32_t)v[1] << 16 | (uint32_t)v[2] << 24);
-            if (n >= frames)
-                *low = net_feature(p, value - mean);
-            else {
-                mean += value / frames;
-                rest += value % frames;
-                if (rest >= frames) {
-                    rest -= frames;
-                    mean++;
-                }
-            }
+            if (n < frames)
+                net_count(&mean, value, frames);
+            else
+                *low = net_feature(p, value - mean.value);
+        }
+    }
+}
+
+/* Features of frames in a ring, from frame `oldest` on. */
+static void net_ring_features(const struct net_log_mel *p, const int32_t *bands, int32_t oldest, uint8_t *y)
+{
+    const int32_t mels = p->mels, frames = p->frames;
+    int32_t n, m;
+    for (m = 0; m < mels; m++) {
+        struct net_average mean = {0, 0};
+        for (n = 0; n < frames; n++)
+            net_count(&mean, bands[n * mels + m], frames);
+        for (n = 0; n < frames; n++) {
+            const int32_t at = oldest + n < frames ? oldest + n : oldest + n - frames;
+            y[n * mels + m] = net_feature(p, bands[at * mels + m] - mean.value);
         }
     }
 }

@@ -35,6 +35,8 @@ _LARGEST = (1 << 31) - 1
 _BLOCK = 4
 """Output channels that kernels compute at once; arrays of fewer are filled up with zeros."""
 _WIDTH = 110
+_RING = "const net_band bands[NET_FRAMES * NET_BANDS], int32_t oldest"
+"""Parameters of what takes frames of sound."""
 _TYPES = {"uint8": "uint8_t", "uint16": "uint16_t", "int16": "int16_t", "float32": "float"}
 
 
@@ -47,6 +49,8 @@ class _Source:
     plan: MemoryPlan
     constants: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
+    front_call: str = ""
+    """Of the front end of a net for sound."""
     kernels: list[str] = field(default_factory=lambda: ["common", "nearest", "products"])
     float_additions: int = 0
 
@@ -212,7 +216,7 @@ def _append_front_end(source: _Source, front_end: LogMel) -> None:
         f"    {values_text}\n}};\n"
     )
     scratch, features = _at(source.plan.scratch), source.place(source.net.arch.graph.input)
-    source.calls.append(f"    net_{kernel}(&net_sound, samples, {scratch}, {features});")
+    source.front_call = f"    net_{kernel}(&net_sound, samples, {scratch}, {features});"
 
 
 def _append_input(source: _Source) -> None:
@@ -436,7 +440,14 @@ def _header(net: QuantizedNet, source: _Source) -> str:
     arch, (c_type, name, what) = net.arch, _signature(net)
     if arch.front_end is not None:
         front_end = arch.front_end
-        sizes = [("LENGTH", front_end.window, "samples"), ("RATE", front_end.rate, "hertz")]
+        sizes = [
+            ("LENGTH", front_end.window, "samples of a window"),
+            ("RATE", front_end.rate, "hertz"),
+            ("FRAMES", front_end.frames, "of a window"),
+            ("FRAME", front_end.frame, "samples of a frame"),
+            ("HOP", front_end.hop, "samples from the start of a frame to that of the next one"),
+            ("BANDS", front_end.mels, "of a frame"),
+        ]
     elif arch.is_signal:
         sizes = [("LENGTH", arch.input[0], "places of a signal"), ("CHANNELS", arch.channels, "")]
     else:
@@ -486,12 +497,56 @@ void net_logits(const {c_type} *{name}, uint8_t *arena, float logits[NET_CLASSES
 
 /* Probabilities of the classes, which sum to 1. */
 void net_probabilities(const {c_type} *{name}, uint8_t *arena, float probabilities[NET_CLASSES]);
-
+{_frames_declared(arch.front_end)}
 #ifdef __cplusplus
 }}
 #endif
 
 #endif
+"""
+
+
+def _frames_declared(front_end: LogMel | None) -> str:
+    """Functions of nets for sound that take a frame at a time."""
+    if front_end is None:
+        return ""
+    c_type = "int32_t" if front_end.is_centred else "uint8_t"
+    return f"""
+/* The same a frame at a time, for a device that listens all the time: no window of samples is kept.
+   net_frame computes the bands of a frame. NET_FRAMES frames in a ring, of which number `oldest` is
+   the first of the window, give its answers, which are those of net_logits. */
+typedef {c_type} net_band;
+
+void net_frame(const int16_t samples[NET_FRAME], uint8_t *arena, net_band bands[NET_BANDS]);
+
+void net_frames_logits({_RING}, uint8_t *arena, float logits[NET_CLASSES]);
+
+void net_frames_probabilities({_RING}, uint8_t *arena, float probabilities[NET_CLASSES]);
+"""
+
+
+def _frames_defined(source: _Source) -> str:
+    """Of the same functions; the layers are those of `net_logits`."""
+    if not source.front_call:
+        return ""
+    features = source.place(source.net.arch.graph.input)
+    return f"""
+void net_frame(const int16_t samples[NET_FRAME], uint8_t *arena, net_band bands[NET_BANDS])
+{{
+    net_frame_bands(&net_sound, samples, {_at(source.plan.scratch)}, bands);
+}}
+
+void net_frames_logits({_RING}, uint8_t *arena, float logits[NET_CLASSES])
+{{
+    net_ring_features(&net_sound, bands, oldest, {features});
+    net_layers(arena, logits);
+}}
+
+void net_frames_probabilities({_RING}, uint8_t *arena, float probabilities[NET_CLASSES])
+{{
+    net_frames_logits(bands, oldest, arena, probabilities);
+    net_softmax(probabilities, NET_CLASSES);
+}}
 """
 
 
@@ -501,6 +556,10 @@ def _body(source: _Source, class_names: Sequence[str]) -> str:
     c_type, name, _ = _signature(source.net)
     labels = "\n".join(f"    {c_string(label)}," for label in class_names)
     calls = "\n".join(source.calls)
+    layers = ""
+    if source.front_call:
+        layers = f"static void net_layers(uint8_t *arena, float *logits)\n{{\n{calls}\n}}\n\n"
+        calls = f"{source.front_call}\n    net_layers(arena, logits);"
     defined = f"#define NET_INPUT {c_type}\n\n" if source.is_quantized_here else ""
     return f"""/* Written by lepton_automl {__version__}: kernels, constants, calls. See net.h. */
 
@@ -512,7 +571,7 @@ const char *const net_labels[NET_CLASSES] = {{
 {labels}
 }};
 
-void net_logits(const {c_type} *{name}, uint8_t *arena, float logits[NET_CLASSES])
+{layers}void net_logits(const {c_type} *{name}, uint8_t *arena, float logits[NET_CLASSES])
 {{
 {calls}
 }}
@@ -522,7 +581,7 @@ void net_probabilities(const {c_type} *{name}, uint8_t *arena, float probabiliti
     net_logits({name}, arena, probabilities);
     net_softmax(probabilities, NET_CLASSES);
 }}
-"""
+{_frames_defined(source)}"""
 
 
 def _sections() -> dict[str, str]:
