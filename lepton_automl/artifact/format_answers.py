@@ -17,7 +17,7 @@ from lepton_automl.artifact.format_files import code_refusal
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.sealed_model import Seal, ShippedModel
 from lepton_automl.core.limited_process import Message, serve
-from lepton_automl.errors import ConfigError, DataError
+from lepton_automl.errors import DataError
 from lepton_automl.models import formats
 from lepton_automl.models.format_server import Server
 from lepton_automl.models.untrusted_format import FormatSession
@@ -35,18 +35,14 @@ def with_int8(shipped: ShippedModel, name: str) -> ShippedModel:
     Raises
     ------
     ConfigError
-        If there is no such format, or it does not read pictures as nets do.
+        If there is no such format.
     DataError
         If the artifact does not have it.
     ArtifactError
         If a file of it has changed since the artifact was sealed.
     """
-    kind, seal = formats.load(name), shipped.seal
-    if kind.takes_any_size:
-        raise ConfigError(
-            f"the format {name} resizes pictures itself, predict resizes them before",
-            fix=f"leave --format out, or use {kind.main} in ONNX Runtime",
-        )
+    formats.load(name)
+    seal = shipped.seal
     if seal is None:
         raise DataError(
             f"{shipped.path} lies outside of an artifact, which has the files of the format {name}",
@@ -95,6 +91,7 @@ class FormatAnswers(UntrustedSession):
         except BaseException:
             super().close()
             raise
+        self.takes_any_size = formats.load(name).takes_any_size
         self._given: NDArray[Any] = np.zeros((0, *self.shape), self.dtype)
 
     def close(self) -> None:

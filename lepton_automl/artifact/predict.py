@@ -237,20 +237,22 @@ def _of_pictures(
     """
     scale = known or SIXTEEN_BIT
     height, width, channels = session.shape
+    size = None if session.takes_any_size else (height, width)
+    batch_size = 1 if session.takes_any_size else batch_of(session.shape)
 
     def pixels_of(path: Path) -> NDArray[Any] | DataError:
         try:
             if session.dtype == np.uint16:
                 return array_files.read_deep_pixels(path, channels, (height, width))
             if path.suffix.lower() == array_files.SUFFIX:
-                return array_files.read_pixels(path, channels, (height, width), known, framing)
-            return decode.decode(path, channels, (height, width), scale, framing)
+                return array_files.read_pixels(path, channels, size, known, framing)
+            return decode.decode(path, channels, size, scale, framing)
         except DataError as error:
             return DataError(error.what, fix=_UNREADABLE)
 
     found, sent = list[Prediction](), list[tuple[Path, str]]()
     # A batch is decoded while the one before is classified.
-    for good in _decoded(paths, batch_of(session.shape), pixels_of, on_unreadable):
+    for good in _decoded(paths, batch_size, pixels_of, on_unreadable):
         found += _received(session, sent, labels, below)
         stacked = np.stack([pixels for _, pixels in good])
         session.send(stacked)

@@ -93,6 +93,9 @@ class UntrustedSession:
         If the process cannot be started.
     """
 
+    takes_any_size = False
+    """Whether pictures of any height and width are answered, those of one batch of one size."""
+
     def __init__(
         self, source: Source, content: bytes, folder: Path, words: tuple[str, ...] = ()
     ) -> None:

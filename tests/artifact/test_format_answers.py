@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lepton_automl.artifact.format_answers import FormatAnswers
 from lepton_automl.artifact.predict import Classifier, predict
 from lepton_automl.errors import ArtifactError, ConfigError, DataError
 from lepton_automl.models.formats import load
@@ -42,6 +43,26 @@ def test_the_files_of_a_format_answer_as_the_onnx_file(artifact, pictures):
     apart = [a.probability - b.probability for a, b in zip(found, expected, strict=True)]
     assert 0 < np.abs(apart).max() < 2e-6  # Another softmax: the answers are C's own.
     assert predict(artifact, [pictures], file_format="onnx") == expected
+
+
+def test_a_format_of_any_size_gets_pictures_in_their_own_sizes(tmp_path, monkeypatch):
+    made = make_bundle(tmp_path, formats=("any_size",))
+    seal_bundle(made)
+    rng, files = np.random.default_rng(1), []
+    for number, size in enumerate([(5, 9), (40, 31), (8, 8)]):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / f"{number}.png")
+        files.append(tmp_path / f"{number}.png")
+    np.save(tmp_path / "3.npy", rng.integers(0, 256, (17, 6, 3), np.uint8))
+    sent, send = [], FormatAnswers.send
+    monkeypatch.setattr(
+        FormatAnswers, "send", lambda self, pixels: (sent.append(pixels.shape), send(self, pixels))
+    )
+    files.append(tmp_path / "3.npy")
+    found = predict(made.folder, files, file_format="any_size")
+    assert sent == [(1, 5, 9, 3), (1, 40, 31, 3), (1, 8, 8, 3), (1, 17, 6, 3)]
+    for row, other in zip(found, predict(made.folder, files), strict=True):
+        assert row.probability == pytest.approx(other.probability, abs=0.02)
+    assert found[2].probability == predict(made.folder, files[2:3])[0].probability
 
 
 def test_it_stays_open_for_several_calls_and_reads_pictures_as_the_onnx_file(artifact, pictures):
@@ -86,8 +107,6 @@ def test_what_is_not_there_is_told_with_a_way_out(artifact, pictures):
     assert "lepton export RUN --format litert" in caught.value.fix
     with pytest.raises(ConfigError, match="'d' is not a format"):
         predict(artifact, [pictures], file_format="d")
-    with pytest.raises(ConfigError, match="resizes pictures itself"):
-        predict(artifact, [pictures], file_format="any_size")
     alone = shutil.copy(artifact / "model.int8.onnx", pictures / "other.onnx")
     with pytest.raises(DataError, match="outside of an artifact"):
         predict(pictures / alone, [pictures], file_format="c")

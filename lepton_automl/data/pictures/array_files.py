@@ -89,11 +89,11 @@ def read_deep_pixels(path: Path, channels: int, size: tuple[int, int]) -> NDArra
 def read_pixels(
     path: Path,
     channels: int,
-    size: tuple[int, int],
+    size: tuple[int, int] | None,
     scale: PixelScale | None,
     framing: Framing | None,
 ) -> NDArray[np.uint8]:
-    """The pixels (H, W, `channels`) of a picture, 0 to 255, in the size of a net.
+    """The pixels (H, W, `channels`) of a picture, 0 to 255, in the size of a net or its own.
 
     Parameters
     ----------
