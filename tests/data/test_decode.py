@@ -15,7 +15,7 @@ from PIL import Image
 from lepton_automl.data.pictures.decode import check_picture, decode, map_in_threads, thumbnail
 from lepton_automl.data.pictures.pixel_scale import NAMED, SIXTEEN_BIT, PixelScale
 from lepton_automl.errors import DataError
-from tests.helpers.pictures import random_pictures, tiff
+from tests.helpers.pictures import random_pictures
 
 UPRIGHT = random_pictures(1, (6, 4, 3))[0]
 
@@ -218,15 +218,6 @@ def test_shrinking_averages_all_pixels_and_drops_none():
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
     inner = decode(stripes, 1, (8, 8))[2:-2, 2:-2]
     np.testing.assert_allclose(inner, 127.5, atol=3)
-
-
-@pytest.mark.parametrize("kind", [np.float64, np.float16, np.float32])
-def test_floating_point_pictures_that_pillow_does_not_read_are_named(tmp_path, kind):
-    values = np.ones((3, 3, 3 if kind is np.float32 else 1), kind)
-    (tmp_path / "a.tif").write_bytes(tiff(values))
-    for reader in (check_picture, lambda file: decode(file, 1)):
-        with pytest.raises(DataError, match=r"grey ones of 32 bits are read; others .* arrays"):
-            reader(tmp_path / "a.tif")
 
 
 def test_floating_point_pictures_are_converted_by_the_scale(tmp_path):

@@ -59,8 +59,13 @@ def png_16(values: np.ndarray, turn: int = 1) -> bytes:
     )
 
 
-def tiff(values: np.ndarray, turn: int = 1) -> bytes:
-    """An uncompressed TIFF 6.0 file, little-endian, of values (H, W, C) of any numeric type."""
+def tiff(
+    values: np.ndarray, turn: int = 1, changed: dict[int, tuple[int, ...]] | None = None
+) -> bytes:
+    """An uncompressed TIFF 6.0 file, little-endian, of values (H, W, C) of any numeric type.
+
+    Four channels are colour and opacity; `changed` are tags with other values.
+    """
     height, width, channels = values.shape
     data = values.astype(values.dtype.newbyteorder("<")).tobytes()
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
@@ -69,14 +74,16 @@ def tiff(values: np.ndarray, turn: int = 1) -> bytes:
         257: (height,),
         258: (8 * values.itemsize,) * channels,
         259: (1,),
-        262: (2 if channels == 3 else 1,),
+        262: (2 if channels >= 3 else 1,),
         273: (8,),
         274: (turn,),
         277: (channels,),
         278: (height,),
         279: (len(data),),
+        **({338: (2,)} if channels == 4 else {}),
         339: (kind,) * channels,
     }
+    tags = dict(sorted((tags | (changed or {})).items()))
     place = 8 + len(data) + 2 + 12 * len(tags) + 4
     entries, more = b"", b""
     for tag, numbers in tags.items():

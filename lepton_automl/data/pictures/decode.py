@@ -32,6 +32,8 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.core.untrusted_files import PICTURE
+from lepton_automl.data.pictures import float_tiff
+from lepton_automl.data.pictures.float_tiff import FloatTiff
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.data.pictures.levels import Levels
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
@@ -252,8 +254,10 @@ def _with_opacity(image: Image.Image, scale: PixelScale) -> NDArray[np.uint8]:
     """RGB and opacity (H, W, 4) of an open picture file, upright; of 16 bits the upper 8."""
     image.load()
     turn = _TRANSPOSITIONS.get(_orientation(image))
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_grey_or_rgb(image, scale if image.mode == "F" else SIXTEEN_BIT)
+    if _are_floats(image):
+        image = _to_8_bit(image, scale)
+    elif image.mode.startswith("I"):
+        image = _to_8_bit(image, SIXTEEN_BIT)
     plain = _in_mode(image, "RGBA")
     return np.asarray(plain if turn is None else plain.transpose(turn))
 
@@ -341,8 +345,10 @@ def check_with_thumbnail(
         image.load()
         if image.mode.startswith("I"):
             plain, levels = None, Levels.of(_integers(image, SIXTEEN_BIT), is_deep=True)
-        elif image.mode == "F":
-            plain, levels = None, Levels.of(_fractions(image), is_deep=True)
+        elif _are_floats(image):
+            colours = _fractions(image)
+            colours = colours if colours.ndim == 2 else colours[..., :3]
+            plain, levels = None, Levels.of(colours, is_deep=True)
         else:
             plain = _to_grey_or_rgb(image, SIXTEEN_BIT)
             levels = _levels(plain, is_wide=is_wide)
@@ -497,10 +503,42 @@ class _WholeFile:
         return getattr(self._file, name)
 
 
-def _open_image(file: BinaryIO) -> ImageFile.ImageFile:
+class _FloatImage(Image.Image):
+    """A TIFF file of floating-point pixels that Pillow does not read, as an image of its kind."""
+
+    format = "TIFF"
+
+    def __init__(self, tiff: FloatTiff, file: BinaryIO) -> None:
+        super().__init__()
+        self.tiff, self._file = tiff, file
+        self._mode = {1: "F", 3: "RGB", 4: "RGBA"}[tiff.channels]
+        self._size = (tiff.size[1], tiff.size[0])
+        self.is_animated = tiff.has_frames
+
+    def load(self) -> None:
+        """Nothing: `values` reads."""
+
+    def values(self) -> NDArray[np.float32]:
+        """The pixels (H, W) or (H, W, C)."""
+        return self.tiff.read(self._file, _open_image)
+
+    def getexif(self) -> Image.Exif:
+        """With the orientation."""
+        exif = Image.Exif()
+        exif[0x0112] = self.tiff.orientation
+        return exif
+
+
+def _open_image(file: BinaryIO) -> Image.Image:
     _silence_libtiff()
     whole = file if isinstance(file, io.BytesIO) else cast(BinaryIO, _WholeFile(file))
-    return Image.open(whole, formats=_FORMATS)
+    try:
+        return Image.open(whole, formats=_FORMATS)
+    except UnidentifiedImageError:
+        found = float_tiff.read_directory(whole)
+        if found is None:
+            raise
+        return _FloatImage(found, whole)
 
 
 @contextmanager
@@ -555,6 +593,8 @@ def _needed(image: Image.Image, is_draft: bool) -> int:
 
 def _bytes_a_pixel(image: Image.Image, is_draft: bool) -> int:
     """Measured peaks, rounded up."""
+    if isinstance(image, _FloatImage):
+        return image.tiff.bytes_a_pixel
     if _is_16_bit_colour(image):
         return 32
     if image.format == "WEBP":
@@ -616,7 +656,7 @@ def _wide_values(path: PictureFile) -> NDArray[np.uint16]:
             open_picture(path) as file,
             _open_image(file) as image,
         ):
-            if order:
+            if order and isinstance(image, ImageFile.ImageFile):
                 image.tile = [_swapped(tile) for tile in image.tile]
             halves.append(np.asarray(image))
     values: NDArray[np.uint16] = halves[0].astype(np.uint16)
@@ -686,17 +726,26 @@ def _is_grey(image: Image.Image) -> bool:
 
 def _to_grey_or_rgb(image: Image.Image, scale: PixelScale) -> Image.Image:
     """Convert to mode L or RGB, transparency blended with white."""
-    if image.mode.startswith("I") or image.mode == "F":
-        is_whole = image.mode != "F"
-        scale = scale.of_files if is_whole else scale
-        values = _integers(image, scale) if is_whole else _fractions(image)
-        pixels = np.empty(values.shape, np.uint8)
-        for start in range(0, len(values), _ROWS):
-            pixels[start : start + _ROWS] = scale.to_uint8(values[start : start + _ROWS])
-        return Image.fromarray(pixels)
+    if image.mode.startswith("I") or _are_floats(image):
+        image = _to_8_bit(image, scale)
     if image.has_transparency_data:
         return _over_white(image)
     return _in_mode(image, "L" if image.mode in _GREY else "RGB")
+
+
+def _to_8_bit(image: Image.Image, scale: PixelScale) -> Image.Image:
+    """Grey, RGB or RGBA of a picture with more than 8 bits."""
+    is_whole = not _are_floats(image)
+    scale = scale.of_files if is_whole else scale
+    values = _integers(image, scale) if is_whole else _fractions(image)
+    pixels = np.empty(values.shape, np.uint8)
+    for start in range(0, len(values), _ROWS):
+        rows = slice(start, start + _ROWS)
+        pixels[rows] = scale.to_uint8(values[rows])
+        if values.ndim == 3 and values.shape[2] == 4:  # Nothing is transparent below 0.
+            opacity = PixelScale(0.0, scale.white if scale.white > 0 else 1.0)
+            pixels[rows, :, 3] = opacity.to_uint8(values[rows, :, 3])
+    return Image.fromarray(pixels)
 
 
 def _over_white(image: Image.Image) -> Image.Image:
@@ -717,9 +766,16 @@ def _integers(image: Image.Image, scale: PixelScale) -> NDArray[np.integer]:
     return values
 
 
+def _are_floats(image: Image.Image) -> bool:
+    """Whether the pixels are floating-point numbers."""
+    return image.mode == "F" or isinstance(image, _FloatImage)
+
+
 def _fractions(image: Image.Image) -> NDArray[np.float32]:
-    """Values of a picture of floating-point numbers."""
-    values: NDArray[np.float32] = np.asarray(image)
+    """Values (H, W) or (H, W, C) of a picture of floating-point numbers."""
+    values: NDArray[np.float32] = (
+        image.values() if isinstance(image, _FloatImage) else np.asarray(image)
+    )
     for start in range(0, len(values), _ROWS):
         if not np.isfinite(values[start : start + _ROWS]).all():
             raise ValueError("NaN or infinite pixels")
@@ -729,9 +785,6 @@ def _fractions(image: Image.Image) -> NDArray[np.float32]:
 def _unreadable(path: PictureFile, error: BaseException) -> DataError:
     if isinstance(error, UnidentifiedImageError):
         reason = "not a picture of a known format"
-        if path.suffix.lower() in _TIFF.split():
-            reason += " (of TIFF files with floating-point pixels, grey ones of 32 bits are read; "
-            reason += "others can be given as arrays in .npy or .npz files)"
     else:
         reason = str(error) if not isinstance(error, OSError) else error.strerror or str(error)
         reason = reason or "it is damaged"
