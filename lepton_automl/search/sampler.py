@@ -22,7 +22,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
@@ -384,7 +384,8 @@ class LeptonSampler(BaseSampler):
     def _read(self, study: optuna.Study, without: int | None = None) -> _Notes:
         """Notes on the trials of the study, those that changed read again."""
         notes = _Notes() if self._observe is None else self._notes
-        trials: list[FrozenTrial | None] = [*study.get_trials(deepcopy=False)]
+        # A list of ours, which is not copied: it may have thousands of trials.
+        trials = cast("list[FrozenTrial | None]", study.get_trials(deepcopy=False))
         if without is not None:
             trials[without] = None
         # A study in memory replaces a trial by another object when it changes.
