@@ -159,14 +159,15 @@ def faster_text(verdict: Verdict) -> str:
     if int8 is None or floating is None:
         return ""
     ratio = floating.latency_ms / int8.latency_ms
-    text = "int8 and float are equally fast here, within the intervals"
+    where = f"on host {verdict.latency_host}" if verdict.latency_host else "here"
+    text = f"int8 and float are equally fast {where}, within the intervals"
     hint = ""
     if floating.latency_interval[1] < int8.latency_interval[0]:
-        text = f"float is faster than int8 here, {ratio:.2f} of its time"
+        text = f"float is faster than int8 {where}, {ratio:.2f} of its time"
         chosen = verdict.prefer != "size" or int8.target_latency is not None
         hint = "" if chosen else "; --prefer latency ships the faster one"
     elif int8.latency_interval[1] < floating.latency_interval[0]:
-        text = f"int8 is faster than float here, {1 / ratio:.2f} of its time"
+        text = f"int8 is faster than float {where}, {1 / ratio:.2f} of its time"
     ships = verdict.primary if verdict.ship == ONNX else f"format {verdict.ship}"
     return f"{ships} ships; {text}{hint}."
 

@@ -119,3 +119,16 @@ def test_balanced_accuracy_is_labelled():
     for is_balanced in (False, True):
         kind = formatting.accuracy_kind(verdict(grouped=True, balanced=is_balanced))
         assert "cluster bootstrap over groups" in kind
+
+
+def test_texts_say_which_machine_was_measured():
+    here = verdict()
+    assert formatting.machine_text(here) == str(here.machine)
+    board = dataclasses.replace(here.machine, cpu="Board")
+    elsewhere = verdict(latency_host="board", latency_machine=board)
+    text = formatting.machine_text(elsewhere)
+    assert text.startswith(str(here.machine))
+    assert text.endswith(f"latencies on host board, {board}")
+    assert " here" in formatting.faster_text(here)
+    assert " here" not in formatting.faster_text(elsewhere)
+    assert "on host board" in formatting.faster_text(elsewhere)
