@@ -147,7 +147,8 @@ class RemoteExecutor(Executor):
         """Names of hosts whose failure was said, and that have not come back."""
         self._kind = ""
         """The only arithmetic that is used; empty: any."""
-        self._lone_since = time.monotonic()
+        self._lone_since, self._had_hosts = time.monotonic(), False
+        """When the last host that could be used was lost, and whether one could since then."""
         self._bug: BaseException | None = None
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -525,6 +526,8 @@ class RemoteExecutor(Executor):
 
     def ready(self, host: Host) -> None:
         """See `HostEvents`."""
+        with self._changed:
+            self._had_hosts = self._had_hosts or bool(self._usable())
         name = host.spec.name
         again = " again" if name in self._reported else ""
         self._reported.discard(name)
@@ -535,8 +538,9 @@ class RemoteExecutor(Executor):
     def down(self, host: Host, reason: str) -> None:
         """See `HostEvents`."""
         with self._changed:
-            if not self._usable():
-                self._lone_since = time.monotonic()
+            # A host that fails again and again, and could never be used, does not count.
+            if self._had_hosts and not self._usable():
+                self._lone_since, self._had_hosts = time.monotonic(), False
             name = host.spec.name
             if not host.is_closed and name not in self._reported:
                 self._reported.add(name)
