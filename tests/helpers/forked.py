@@ -310,6 +310,10 @@ def run_program(words: Sequence[str], env: Mapping[str, str] | None, mask: Itera
     if env is not None:
         os.environ.clear()
         os.environ.update(env)
+        # The server may have been started before a test added a folder of plug-ins.
+        given = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path]
+        sys.path[:0] = [path for path in given if path not in sys.path]
+        importlib.invalidate_caches()
     kind, program, *more = words
     tempfile.tempdir = None
     reset_signals()
