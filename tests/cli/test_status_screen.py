@@ -10,6 +10,7 @@ import pytest
 from lepton_automl.cli.report.console import Output
 from lepton_automl.cli.report.status_screen import sparkline, status_view, watch_status
 from lepton_automl.pipeline.status import HostNow, WorkerNow
+from tests.helpers.artifacts import verdict
 from tests.helpers.rows import status
 
 
@@ -36,6 +37,20 @@ def test_the_screen_tells_workers_rungs_front_leader_and_time():
     assert lines_with(text, "hypervolume", "0.8", "▁▄█")
     assert "the worker of trial 1 [x]" in text
     assert "runs/[x]" in text
+
+
+def test_a_verdict_that_does_not_hold_is_shown_with_its_first_reason():
+    def row(**changes):
+        text = " ".join(shown(status(verdict=verdict(**changes))).replace("│", " ").split())
+        return text.partition("verdict ")[2]
+
+    assert row().startswith("holds ")
+    assert row(status="broken", problems=("a [x] is missing",)).startswith(
+        "broken: a [x] is missing "
+    )
+    assert row(status="broken", problems=("one", "two", "three")).startswith(
+        "broken: one (and 2 more: lepton verify) "
+    )
 
 
 def test_hosts_are_shown_with_what_they_did_and_why_they_are_lost():

@@ -18,6 +18,7 @@ from lepton_automl.core.units import duration
 from lepton_automl.search.training_key import task_text
 
 if TYPE_CHECKING:
+    from lepton_automl.artifact.verdict import Verdict
     from lepton_automl.pipeline.status import HostNow, Status, WorkerNow
 
 REFRESH_SECONDS = 1.0
@@ -90,8 +91,17 @@ def _head(status: Status) -> Table:
     if status.store:
         table.add_row("store", Text(_store(status.store)))
     table.add_row("winner", "in models/best" if status.has_winner else "none yet")
-    table.add_row("verdict", "none yet" if status.verdict is None else status.verdict.status)
+    table.add_row("verdict", Text(_verdict(status.verdict)))
     return table
+
+
+def _verdict(verdict: Verdict | None) -> str:
+    """Status with the first reason why it does not hold."""
+    if verdict is None:
+        return "none yet"
+    first, *others = [*verdict.reasons, ""]
+    more = f" (and {len(others) - 1} more: lepton verify)" if len(others) > 1 else ""
+    return f"{verdict.status}: {first}{more}" if first else verdict.status
 
 
 def _store(store: Mapping[str, Any]) -> str:
