@@ -263,6 +263,20 @@ def test_a_cortex_m4_gives_the_same_bytes(tmp_path):
     assert sizes.flash_bytes == found.flash_bytes
 
 
+@pytest.mark.skipif(bool(cortex_m.missing()), reason=cortex_m.missing() or "-")
+@pytest.mark.parametrize("seed", [1, 3])
+def test_the_vector_extension_of_a_cortex_m55_gives_the_same_bytes(tmp_path, seed):
+    net, samples = net_of(seed)
+    written(tmp_path, net, samples)
+    expected = exact_logits(net, samples).logits.tobytes()
+    counts = []
+    for options in (["-O2"], ["-O2", "-DNET_PORTABLE"]):
+        found = cortex_m.emulate(tmp_path, "m55", samples, options)
+        assert found.logits.tobytes() == expected
+        counts.append(found.instructions)
+    assert counts[0] < counts[1]  # It is used.
+
+
 def _artifact(folder: Path, net, samples) -> Path:
     golden = Golden(samples, exact_logits(net, samples).probabilities)
     for path, content in C().files(net, Words(NAMES), golden).items():

@@ -25,8 +25,18 @@
 #define NET_LANES 0
 #endif
 
-#if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(__aarch64__) && !defined(__ARM_BIG_ENDIAN) \
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1) && defined(__GNUC__) && !defined(__ARM_BIG_ENDIAN) \
     && !defined(NET_PORTABLE)
+#define NET_MVE 1
+#include <arm_mve.h>
+#define NET_ALIGNED __attribute__((aligned(4))) /* words are gathered */
+#else
+#define NET_MVE 0
+#define NET_ALIGNED
+#endif
+
+#if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(__aarch64__) && !defined(__ARM_BIG_ENDIAN) \
+    && !NET_MVE && !defined(NET_PORTABLE)
 #define NET_SMLAD 1
 #else
 #define NET_SMLAD 0
@@ -327,7 +337,7 @@ static inline uint32_t net_minus(uint32_t a, uint32_t b)
                 : "r"(x02), "r"(x13), "r"(w), "m"(*(const int8_t(*)[16])w));                        \
     } while (0)
 
-#else
+#elif !NET_MVE
 
 /* Sums += value x[n] times its weights. */
 #define NET_DOT(n)                   \
@@ -340,6 +350,58 @@ static inline uint32_t net_minus(uint32_t a, uint32_t b)
     } while (0)
 
 #endif
+
+#if NET_MVE
+
+/* sum += values times the weights that are gathered at w[at], a word a quad; `more` gets the sum of
+   these weights. */
+#define NET_DOT(sum, more, at, gathered)                                                                   \
+    do {                                                                                                   \
+        const int32_t *const from = (const int32_t *)(const void *)(w + (at));                             \
+        const int8x16_t four = vreinterpretq_s8_s32(gathered);                                             \
+        sum = vmladavaq_s8(sum, values, four);                                                             \
+        more = vaddvaq_s8(more, four);                                                                     \
+    } while (0)
+#define NET_WHOLE vldrwq_gather_offset_s32(from, places)
+#define NET_PART vldrwq_gather_offset_z_s32(from, places, words)
+
+/* As below, four quads at once. Bytes are multiplied as signed ones, so that a value is 128 less than
+   it is. */
+static void net_quads(int32_t *sums, const uint8_t *x, int32_t skip, int32_t rows, int32_t quads, const int8_t *w, int32_t pitch)
+{
+    const uint32x4_t places = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)pitch);
+    const uint8x16_t signs = vdupq_n_u8(128);
+    const int32_t rest = quads & 3;
+    const mve_pred16_t words = vctp32q((uint32_t)rest), bytes = vctp8q((uint32_t)(4 * rest));
+    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3], m0 = 0, m1 = 0, m2 = 0, m3 = 0, n;
+    do {
+        for (n = quads >> 2; n > 0; n--) {
+            const int8x16_t values = vreinterpretq_s8_u8(veorq_u8(vldrbq_u8(x), signs));
+            NET_DOT(s0, m0, 0, NET_WHOLE);
+            NET_DOT(s1, m1, 4, NET_WHOLE);
+            NET_DOT(s2, m2, 8, NET_WHOLE);
+            NET_DOT(s3, m3, 12, NET_WHOLE);
+            x += 16;
+            w += 4 * pitch;
+        }
+        if (rest) {
+            const int8x16_t values = vreinterpretq_s8_u8(veorq_u8(vldrbq_z_u8(x, bytes), signs));
+            NET_DOT(s0, m0, 0, NET_PART);
+            NET_DOT(s1, m1, 4, NET_PART);
+            NET_DOT(s2, m2, 8, NET_PART);
+            NET_DOT(s3, m3, 12, NET_PART);
+            x += 4 * rest;
+            w += rest * pitch;
+        }
+        x += skip;
+    } while (--rows);
+    sums[0] = s0 + 128 * m0;
+    sums[1] = s1 + 128 * m1;
+    sums[2] = s2 + 128 * m2;
+    sums[3] = s3 + 128 * m3;
+}
+
+#else
 
 /* sums[0..3] += `rows` rows of `quads` quads of x times the weights of four output channels; from the
    end of a row of x to the next one it is `skip` bytes. */
@@ -371,6 +433,8 @@ static void net_quads(int32_t *sums, const uint8_t *x, int32_t skip, int32_t row
     sums[2] = s2;
     sums[3] = s3;
 }
+
+#endif
 
 #endif
 
@@ -668,7 +732,19 @@ static inline void net_taps(int32_t *sums, int32_t count, const uint8_t *x, int3
     }
 }
 
-#if NET_LANES == 0
+#if NET_MVE
+static void net_taps4(int32_t *sums, const uint8_t *x, int32_t step, const int8_t *w, int32_t w_step, int32_t rows, int32_t columns, int32_t channels, int32_t zero)
+{
+    int32x4_t all = vldrwq_s32(sums);
+    int32_t k;
+    for (; rows > 0; rows--, x += step - columns * channels, w += w_step - columns * channels)
+        for (k = columns; k > 0; k--, x += channels, w += channels) {
+            const int32x4_t values = vsubq_n_s32(vreinterpretq_s32_u32(vldrbq_u32(x)), zero);
+            all = vaddq_s32(all, vmulq_s32(values, vldrbq_s32(w)));
+        }
+    vstrwq_s32(sums, all);
+}
+#elif NET_LANES == 0
 static void net_taps4(int32_t *sums, const uint8_t *x, int32_t step, const int8_t *w, int32_t w_step, int32_t rows, int32_t columns, int32_t channels, int32_t zero)
 {
     int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3], k;

@@ -335,8 +335,9 @@ def _append_arrays(
         ("biases", "int32_t", biases),
         (kind, "float", factors),
     ):
+        words = "NET_ALIGNED " if of == "weights" else ""
         source.constants.append(
-            f"static const {c_type} {name}_{of}[] = {{\n{c_array(values)}\n}};\n"
+            f"static const {c_type} {words}{name}_{of}[] = {{\n{c_array(values)}\n}};\n"
         )
 
 
