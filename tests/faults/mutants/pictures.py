@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from tests.faults.mutants.content import INTEGERS, Content, mutated_bytes
+from tests.helpers.pictures import tiff
 
 Chunk = tuple[bytes, bytes]
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -67,6 +68,9 @@ def seeds() -> list[Content]:
             _saved(image, "TIFF")
             for image in (deep, palette, rgba, rgb.convert("CMYK"), grey.convert("F"))
         ),
+        tiff(draws.random((9, 7, 3), np.float32)),
+        tiff(draws.random((9, 7, 4)), 6),
+        tiff(draws.random((9, 7, 1), np.float32).astype(np.float16)),
         *(_saved(image, "PPM") for image in (rgb, grey, bits, deep)),
         b"P3\n2 2\n255\n" + b"1 2 3 " * 4,
         b"P2\n# a comment\n3 1 65535\n0 1 65535\n",
