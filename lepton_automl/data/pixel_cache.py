@@ -20,7 +20,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from lepton_automl.core import files, held_folders, untrusted_files
 from lepton_automl.core.progress import Countdown
+from lepton_automl.core.untrusted_arrays import read_npy_header
 from lepton_automl.core.untrusted_files import ARRAYS
 from lepton_automl.data.decode_pool import DecodePool, Decoding, Reading
 from lepton_automl.data.pictures import decode
@@ -42,6 +43,7 @@ _BLOCK_BYTES = 32 << 20
 _DIGEST_SUFFIX, _STATE_SUFFIX = ".sha256", ".state"
 """Of the text files with the digest of a cache file and with its state when the digest was right,
 after the whole name of that."""
+_FIX = "run the same command again, which makes it again from the data"
 _LARGE = 64 << 20
 """Bytes of a file from which on its state is kept."""
 _SETTLED_NS = 2_000_000_000
@@ -348,13 +350,27 @@ def map_array(path: Path, *, state: str = "", mode: Literal["r", "c"] = "r") -> 
             if not _has_digest(path):
                 raise ValueError("its SHA-256 is not that of what was written")
             _checked[path] = found
-        array: np.ndarray = np.load(path, mmap_mode=mode, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{path}, a copy of the data, has changed: {error}",
-            fix="run the same command again, which makes it again from the data",
-        ) from error
-    return array
+        return _mapped(path, mode)
+    except (OSError, ValueError, DataError) as error:
+        what = error.what if isinstance(error, DataError) else error
+        raise DataError(f"{path}, a copy of the data, has changed: {what}", fix=_FIX) from error
+
+
+def _mapped(path: Path, mode: Literal["r", "c"]) -> NDArray[Any]:
+    """Map an array in a `.npy` file into memory.
+
+    Of a header that is damaged numpy's own reader raises errors of many kinds.
+
+    Raises
+    ------
+    DataError, OSError, ValueError
+        If the header is damaged or the file too short.
+    """
+    header = read_npy_header(path, fix=_FIX)
+    order: Literal["C", "F"] = "F" if header.is_fortran else "C"
+    if not header.data_bytes:
+        return np.zeros(header.shape, header.dtype, order)  # No file of 0 bytes can be mapped.
+    return np.memmap(path, header.dtype, mode, header.size, header.shape, order)
 
 
 def file_state(path: Path) -> str:
@@ -377,8 +393,8 @@ def _is_intact(
         is_known = _checked.get(path) == state or (not is_forced and _kept_state(path) == state)
         if not is_known and not _has_digest(path):
             return False
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        array = _mapped(path, "r")
+    except (OSError, ValueError, DataError):
         return False
     _checked[path] = state
     return (array.shape, array.dtype) == (shape, dtype)

@@ -106,6 +106,22 @@ def test_a_file_with_any_other_content_is_written_again(cached, damage, has_chec
     assert listed.read_text() == f"{hashlib.sha256(whole).hexdigest()}  a.npy\n"
 
 
+@pytest.mark.parametrize(
+    "shape", ["(True, 3, 2)", "(4, 3.5)", "(-4, 3, 2)", "'4'", "(1 << 70,)", "(3", "(0,"]
+)
+def test_a_header_that_numpy_cannot_use_is_refused_though_the_digest_fits(cached, shape):
+    path, rows = cached
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(24)
+    path.write_bytes(content)
+    listed = path.with_name("a.npy.sha256")
+    listed.write_text(f"{hashlib.sha256(content).hexdigest()}  a.npy\n")
+    with pytest.raises(DataError, match="has changed"):
+        pixel_cache.map_array(path, state=pixel_cache.file_state(path))
+    pixel_cache.cache_array(path, rows.shape, BYTES, lambda: [rows])
+    assert (np.load(path) == rows).all()
+
+
 def test_another_file_of_the_cache_in_its_place_is_written_again(cached):
     """Its digest fits its content, but both have the name of another file."""
     path, rows = cached

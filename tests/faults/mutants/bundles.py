@@ -22,7 +22,7 @@ from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.signature import sign
 from lepton_automl.artifact.writer import read_verdict
 from lepton_automl.models.litert_export.flatbuffer import LABELS_FILE
-from tests.faults.mutants import archives, trees
+from tests.faults.mutants import archives, models, trees
 from tests.faults.mutants.arrays import archive_of
 from tests.faults.mutants.content import INTEGERS, TEXTS, Content, mutated_bytes, text_bytes
 from tests.faults.mutants.engine import Subject
@@ -32,6 +32,7 @@ from tests.helpers.artifacts import seal_again
 HAS_LITERT = find_spec("ai_edge_litert") is not None
 _SIGNED = "signed"
 _TFLITE = "model.int8.tflite"
+_ANY_SIZE = "model.int8.any_size.onnx"
 _C_FILES = ("c/net.c", "c/net.h")
 _TEXTS = ("verdict.json", "sbom.cdx.json")
 """Files of an artifact that repeat digests of others."""
@@ -149,6 +150,17 @@ def _other(rng: random.Random, value: Any) -> Any:
 def _number(rng: random.Random) -> int:
     number = rng.choice((*INTEGERS, -1, -2, -7, 1 << 30))
     return number if -(1 << 31) <= number < 1 << 31 else (1 << 31) - 1
+
+
+def _in_any_size(stage: Path, content: Content) -> Sequence[str]:
+    folder = _put(stage, "any_size", _ANY_SIZE, content)
+    bench = ("bench", folder, "--seconds", "0.01", "--threads", "1")
+    predict = ("predict", folder, "one.png", "--format", "any_size")
+    return one_of(content, bench, predict, ("verify", folder, "few.npz"))
+
+
+def _any_size_seeds(stage: Path) -> list[Content]:
+    return [(_with_format(stage, "any_size") / _ANY_SIZE).read_bytes()]
 
 
 def _c_seeds(stage: Path) -> list[Content]:
@@ -279,6 +291,7 @@ _C_MUTANTS: dict[str, Any] = {"c": trees.mutated_lines, "h": trees.mutated_lines
 
 SUBJECTS = (
     Subject("litert", _litert_seeds, mutated_litert, _in_litert),
+    Subject("any-size", _any_size_seeds, models.mutated_model, _in_any_size),
     Subject("c-files", _c_seeds, each_file(**_C_MUTANTS), _in_c),
     Subject("bill-of-materials", _bill_seeds, trees.mutated_json, _in_bill),
     Subject("signature", _signature_seeds, _by_name(_mutated_armour), _in_signed, ("ssh-keygen",)),

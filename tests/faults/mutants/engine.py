@@ -406,6 +406,8 @@ class _Watch:
             event == "subprocess.Popen" and Path(arguments[0]).name in self.programs
         ):
             pass
+        elif event == "ctypes.dlopen" and str(arguments[0]).startswith(sys.prefix):
+            pass  # A library of the environment, such as libtiff, whose messages are silenced.
         elif event == "pickle.find_class" or event.startswith(
             ("socket.", "subprocess.", "os.exec", "os.posix_spawn", "os.system", "ctypes.dlopen")
         ):

@@ -28,6 +28,7 @@ SETTINGS = ("hosts", "sweep", "sweep-table", "board")
 """Names of the files that options name, in `settings`."""
 BUNDLES = (
     *("c-files", "bill-of-materials"),
+    "any-size",
     *(("litert",) if find_spec("ai_edge_litert") else ()),
     *(("signature",) if shutil.which("ssh-keygen") else ()),
 )
