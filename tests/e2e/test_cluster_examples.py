@@ -54,6 +54,13 @@ def test_a_manifest_has_the_fields_of_its_kinds(path):
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
+def test_a_manifest_keeps_the_schemas_of_kubernetes(path):
+    schemas = pytest.importorskip("kubernetes_validate", reason="needs the extra test-kubernetes")
+    for document in documents(path):
+        schemas.validate(document, schemas.latest_version(), strict=True)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
 def test_pods_are_those_that_are_selected_and_mount_what_they_have(path):
     for document in documents(path):
         template = document["spec"].get("template")
