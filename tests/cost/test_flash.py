@@ -45,7 +45,9 @@ def test_constants_are_the_arrays_that_are_written():
     for net, source in sources():
         total = 0
         arrays = re.findall(
-            r"^static const (\w+) net_(\w+)\[\d*\] = \{(.*?)\}", source.source, re.M | re.S
+            r"^static const (\w+) (?:NET_ALIGNED )?net_(\w+)\[\d*\] = \{(.*?)\}",
+            source.source,
+            re.M | re.S,
         )
         for kind, name, values in arrays:
             if kind in BYTES and not name.startswith("input_"):

@@ -35,24 +35,44 @@
 #define NET_ALIGNED
 #endif
 
-#if defined(__ARM_FEATURE_DSP) && defined(__GNUC__) && !defined(__aarch64__) && !defined(__ARM_BIG_ENDIAN) \
+#if defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_UNALIGNED) && defined(__GNUC__) && !defined(__aarch64__) && !defined(__ARM_BIG_ENDIAN) \
     && !NET_MVE && !defined(NET_PORTABLE)
 #define NET_SMLAD 1
 #else
 #define NET_SMLAD 0
 #endif
 
+#if defined(__ARM_FEATURE_UNALIGNED) && defined(__GNUC__) && !defined(NET_PORTABLE)
+#define NET_UNALIGNED 1 /* four bytes are one instruction, without a call of memcpy */
+#else
+#define NET_UNALIGNED 0
+#endif
+
 static inline uint8_t net_saturated(int32_t value)
 {
+#if defined(__ARM_FEATURE_SAT) && defined(__GNUC__) && !defined(__aarch64__) && !defined(NET_PORTABLE)
+    uint32_t y;
+    __asm__("usat %0, #8, %1" : "=r"(y) : "r"(value));
+    return (uint8_t)y;
+#else
     return (uint8_t)(value < 0 ? 0 : value > 255 ? 255 : value);
+#endif
 }
 
 //@ nearest
+#if defined(__ARM_FP) && (__ARM_FP & 4) && defined(__GNUC__) && !defined(__aarch64__) && !defined(NET_PORTABLE)
+#define NET_VCVTR 1
+#define NET_SHORT static inline __attribute__((always_inline)) /* shorter than a call */
+#else
+#define NET_VCVTR 0
+#define NET_SHORT static inline
+#endif
+
 /* The nearest integer, halves to even. It works on the bits, so that no compiler can join the
    product before it with an addition (fused multiply-add), which would round once too little. */
-static inline int32_t net_nearest(float value)
+NET_SHORT int32_t net_nearest(float value)
 {
-#if defined(__ARM_FP) && (__ARM_FP & 4) && defined(__GNUC__) && !defined(__aarch64__) && !defined(NET_PORTABLE)
+#if NET_VCVTR
     union { float real; int32_t whole; } y;
     __asm__("vcvtr.s32.f32 %0, %1" : "=t"(y.real) : "t"(value)); /* the mode after reset: to even */
     return y.whole;
@@ -77,7 +97,7 @@ static inline int32_t net_nearest(float value)
 }
 
 /* A sum of products as a byte of the next feature map. */
-static inline uint8_t net_requantized(int32_t sum, float factor, int32_t zero)
+NET_SHORT uint8_t net_requantized(int32_t sum, float factor, int32_t zero)
 {
     return net_saturated(net_nearest((float)sum * factor) + zero);
 }
@@ -91,7 +111,13 @@ static inline uint8_t net_requantized(int32_t sum, float factor, int32_t zero)
 #if NET_LANES || NET_SMLAD
 static inline uint32_t net_load4(const uint8_t *x)
 {
+#if NET_UNALIGNED
+    uint32_t four;
+    __builtin_memcpy(&four, x, 4);
+    return four;
+#else
     return x[0] | (uint32_t)x[1] << 8 | (uint32_t)x[2] << 16 | (uint32_t)x[3] << 24;
+#endif
 }
 #endif
 
@@ -270,6 +296,14 @@ static inline void net_store_sums(int32_t *y, net_sums sums, net_mask mask)
 
 #define NET_BLOCK 4 /* output channels at once */
 
+#if defined(__GNUC__)
+#define NET_ALONE __attribute__((noinline))
+#define NET_FORGET __asm__ volatile("" ::: "memory")
+#else
+#define NET_ALONE
+#define NET_FORGET
+#endif
+
 /* First channel of the block from channel o; the last block may overlap the one before it. */
 static inline int32_t net_block(int32_t o, int32_t channels)
 {
@@ -278,63 +312,20 @@ static inline int32_t net_block(int32_t o, int32_t channels)
 
 #if NET_SMLAD
 
-static inline uint32_t net_bytes02(uint32_t x)
-{
-    uint32_t y;
-    __asm__("uxtb16 %0, %1" : "=r"(y) : "r"(x));
-    return y;
-}
-
-static inline uint32_t net_bytes13(uint32_t x)
-{
-    uint32_t y;
-    __asm__("uxtb16 %0, %1, ror #8" : "=r"(y) : "r"(x));
-    return y;
-}
-
-static inline uint32_t net_signed02(uint32_t x)
-{
-    uint32_t y;
-    __asm__("sxtb16 %0, %1" : "=r"(y) : "r"(x));
-    return y;
-}
-
-static inline uint32_t net_signed13(uint32_t x)
-{
-    uint32_t y;
-    __asm__("sxtb16 %0, %1, ror #8" : "=r"(y) : "r"(x));
-    return y;
-}
-
-static inline int32_t net_smlabb(uint32_t x, uint32_t w, int32_t sum)
-{
-    int32_t y;
-    __asm__("smlabb %0, %1, %2, %3" : "=r"(y) : "r"(x), "r"(w), "r"(sum));
-    return y;
-}
-
-static inline int32_t net_smlatt(uint32_t x, uint32_t w, int32_t sum)
-{
-    int32_t y;
-    __asm__("smlatt %0, %1, %2, %3" : "=r"(y) : "r"(x), "r"(w), "r"(sum));
-    return y;
-}
-
-static inline uint32_t net_minus(uint32_t a, uint32_t b)
-{
-    uint32_t y;
-    __asm__ volatile("ssub16 %0, %1, %2" : "=r"(y) : "r"(a), "r"(b)); /* it also sets flags of its own */
-    return y;
-}
-
-/* sum += four values times the four weights at w[at]. */
-#define NET_DOT(sum, at)                                                                            \
+/* s0 to s3 += four values of x times the weights of four output channels; one statement, so that all
+   of it stays in registers. */
+#define NET_DOT(n)                                                                                  \
+    "ldr %[t], [%[w], #" #n " * 4]\n\tsxtb16 %[u], %[t]\n\tsxtb16 %[t], %[t], ror #8\n\t"            \
+    "smlad %[s" #n "], %[a], %[u], %[s" #n "]\n\tsmlad %[s" #n "], %[b], %[t], %[s" #n "]\n\t"
+#define NET_DOTS                                                                                    \
     do {                                                                                            \
-        uint32_t even, odd;                                                                         \
-        __asm__("ldr %1, [%5, #" #at "]\n\tsxtb16 %2, %1\n\tsxtb16 %1, %1, ror #8\n\t"              \
-                "smlad %0, %3, %2, %0\n\tsmlad %0, %4, %1, %0"                                      \
-                : "+r"(sum), "=&r"(odd), "=&r"(even)                                                \
-                : "r"(x02), "r"(x13), "r"(w), "m"(*(const int8_t(*)[16])w));                        \
+        uint32_t a, b, t, u;                                                                        \
+        __asm__ volatile("ldr %[t], [%[x]], #4\n\tuxtb16 %[a], %[t]\n\tuxtb16 %[b], %[t], ror #8\n\t" \
+                         NET_DOT(0) NET_DOT(1) NET_DOT(2) NET_DOT(3) "add %[w], %[w], %[more]"      \
+                         : [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3), [x] "+r"(x), \
+                           [w] "+r"(w), [a] "=&r"(a), [b] "=&r"(b), [t] "=&r"(t), [u] "=&r"(u)      \
+                         : [more] "r"(more)                                                         \
+                         : "memory");                                                               \
     } while (0)
 
 #elif !NET_MVE
@@ -347,6 +338,15 @@ static inline uint32_t net_minus(uint32_t a, uint32_t b)
         s1 += value * w[n + 4];      \
         s2 += value * w[n + 8];      \
         s3 += value * w[n + 12];     \
+    } while (0)
+#define NET_DOTS   \
+    do {           \
+        NET_DOT(0);\
+        NET_DOT(1);\
+        NET_DOT(2);\
+        NET_DOT(3);\
+        x += 4;    \
+        w += more; \
     } while (0)
 
 #endif
@@ -365,9 +365,10 @@ static inline uint32_t net_minus(uint32_t a, uint32_t b)
 #define NET_WHOLE vldrwq_gather_offset_s32(from, places)
 #define NET_PART vldrwq_gather_offset_z_s32(from, places, words)
 
-/* As below, four quads at once. Bytes are multiplied as signed ones, so that a value is 128 less than
-   it is. */
-static void net_quads(int32_t *sums, const uint8_t *x, int32_t skip, int32_t rows, int32_t quads, const int8_t *w, int32_t pitch)
+/* sums[0..3] += `rows` rows of `quads` quads of x times the weights of four output channels, four
+   quads at once; from the end of a row to the next one it is `skip` bytes. Bytes are multiplied as signed ones, so that
+   a value is 128 less than it is. */
+static void net_rows(int32_t *sums, const uint8_t *x, int32_t skip, int32_t rows, int32_t quads, const int8_t *w, int32_t pitch)
 {
     const uint32x4_t places = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)pitch);
     const uint8x16_t signs = vdupq_n_u8(128);
@@ -401,33 +402,33 @@ static void net_quads(int32_t *sums, const uint8_t *x, int32_t skip, int32_t row
     sums[3] = s3 + 128 * m3;
 }
 
+static inline void net_quads(int32_t *sums, const uint8_t *x, int32_t quads, const int8_t *w, int32_t pitch)
+{
+    net_rows(sums, x, 0, 1, quads, w, pitch);
+}
+
 #else
 
-/* sums[0..3] += `rows` rows of `quads` quads of x times the weights of four output channels; from the
+/* s0 to s3 += `rows` rows of `padded` values of x times the weights of four output channels; from the
    end of a row of x to the next one it is `skip` bytes. */
-static void net_quads(int32_t *sums, const uint8_t *x, int32_t skip, int32_t rows, int32_t quads, const int8_t *w, int32_t pitch)
+#define NET_QUADS(from, skip, rows, padded, w, pitch)                                              \
+    do {                                                                                           \
+        const uint8_t *x = from;                                                                   \
+        const int32_t more = pitch;                                                                \
+        do {                                                                                       \
+            const uint8_t *const end = x + (padded);                                               \
+            do {                                                                                   \
+                NET_DOTS;                                                                          \
+            } while (x != end);                                                                    \
+            x += skip;                                                                             \
+        } while (--rows);                                                                          \
+    } while (0)
+
+/* The same for sums in memory. */
+static void net_quads(int32_t *sums, const uint8_t *from, int32_t quads, const int8_t *w, int32_t pitch)
 {
-    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
-    do {
-        const uint8_t *const end = x + 4 * quads;
-        do {
-#if NET_SMLAD
-            const uint32_t four = net_load4(x), x02 = net_bytes02(four), x13 = net_bytes13(four);
-            NET_DOT(s0, 0);
-            NET_DOT(s1, 4);
-            NET_DOT(s2, 8);
-            NET_DOT(s3, 12);
-#else
-            NET_DOT(0);
-            NET_DOT(1);
-            NET_DOT(2);
-            NET_DOT(3);
-#endif
-            x += 4;
-            w += pitch;
-        } while (x != end);
-        x += skip;
-    } while (--rows);
+    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3], rows = 1;
+    NET_QUADS(from, 0, rows, 4 * quads, w, pitch);
     sums[0] = s0;
     sums[1] = s1;
     sums[2] = s2;
@@ -612,40 +613,107 @@ static void net_conv_edge(const struct net_conv *p, const uint8_t *x, int32_t to
             uint8_t four[4];
             if (at >= low && at + 4 <= whole) {
                 const int32_t quads = (whole - at) / 4;
-                net_quads(sums, x + (start + at), 0, 1, quads, v, p->pitch);
+                net_quads(sums, x + (start + at), quads, v, p->pitch);
                 at += 4 * quads;
             } else {
                 net_edge4(x, start, at, low, high, zero, four);
-                net_quads(sums, four, 0, 1, 1, v, p->pitch);
+                net_quads(sums, four, 1, v, p->pitch);
                 at += 4;
             }
         }
     }
 }
 
+/* Bytes of four output channels, or of all where there are fewer. */
+static inline void net_store_four(const struct net_conv *p, int32_t block, int32_t s0, int32_t s1, int32_t s2, int32_t s3, uint8_t *to)
+{
+    const float *const factors = p->factors + block;
+    const int32_t out = p->out_channels, zero = p->out_zero;
+    to[0] = net_requantized(s0, factors[0], zero);
+    if (out > 1)
+        to[1] = net_requantized(s1, factors[1], zero);
+    if (out > 2)
+        to[2] = net_requantized(s2, factors[2], zero);
+    if (out > 3)
+        to[3] = net_requantized(s3, factors[3], zero);
+}
+
+/* All output channels at a place, whose window may reach beyond the input. */
+static void net_conv_border(const struct net_conv *p, const uint8_t *x, int32_t top, int32_t left, uint8_t *y)
+{
+    int32_t o, n;
+    for (o = 0; o < p->out_channels; o += NET_BLOCK) {
+        const int32_t block = net_block(o, p->out_channels);
+        int32_t sums[NET_BLOCK];
+        for (n = 0; n < NET_BLOCK; n++)
+            sums[n] = p->biases[block + n];
+        net_conv_edge(p, x, top, left, p->weights + 4 * block, sums);
+        for (n = 0; n < NET_BLOCK && block + n < p->out_channels; n++)
+            y[block + n] = net_requantized(sums[n], p->factors[block + n], p->out_zero);
+    }
+}
+
+/* Four output channels at `count` neighbouring places of a row, whose windows lie inside of the input. */
+struct net_four {
+    const struct net_conv *p;
+    const uint8_t *from;
+    uint8_t *to;
+    int32_t block, count;
+};
+
+/* A function of its own, which takes all from memory again after the sums, so that these stay in
+   registers. */
+NET_ALONE static void net_conv_four(struct net_four *job)
+{
+    do {
+        const struct net_conv *p = job->p;
+        const int32_t *const biases = p->biases + job->block;
+        const int32_t padded = (p->columns * p->channels + 3) & ~3, skip = p->width * p->channels - padded;
+        const uint8_t *const from = job->from;
+        const int8_t *w = p->weights + 4 * job->block;
+#if NET_MVE
+        int32_t sums[NET_BLOCK] = {biases[0], biases[1], biases[2], biases[3]};
+        net_rows(sums, from, skip, p->rows, padded / 4, w, p->pitch);
+        net_store_four(p, job->block, sums[0], sums[1], sums[2], sums[3], job->to);
+#else
+        int32_t s0 = biases[0], s1 = biases[1], s2 = biases[2], s3 = biases[3], rows = p->rows;
+        NET_QUADS(from, skip, rows, padded, w, p->pitch);
+        NET_FORGET;
+        p = job->p;
+        net_store_four(p, job->block, s0, s1, s2, s3, job->to);
+#endif
+        job->from += p->stride * p->channels;
+        job->to += p->out_channels;
+    } while (--job->count);
+}
+
 static void net_conv(const struct net_conv *p, const uint8_t *x, uint8_t *y)
 {
     const int32_t line = p->width * p->channels, padded = (p->columns * p->channels + 3) & ~3;
     const int32_t last = p->height * line - (p->rows - 1) * line - padded; /* start of a whole window */
-    int32_t row, column, o, n;
+    int32_t row, column, count, at, o;
     for (row = 0; row < p->out_height; row++)
-        for (column = 0; column < p->out_width; column++, y += p->out_channels) {
+        for (column = 0; column < p->out_width; column += count, y += count * p->out_channels) {
             const int32_t top = row * p->stride - p->pad_rows, left = column * p->stride - p->pad_columns;
             const int32_t start = top * line + left * p->channels;
-            const int32_t is_inside = top >= 0 && top + p->rows <= p->height && left >= 0
-                && left + p->columns <= p->width && start <= last;
-            for (o = 0; o < p->out_channels; o += NET_BLOCK) {
-                const int32_t block = net_block(o, p->out_channels);
-                const int8_t *w = p->weights + 4 * block;
-                int32_t sums[NET_BLOCK];
-                for (n = 0; n < NET_BLOCK; n++)
-                    sums[n] = p->biases[block + n];
-                if (is_inside)
-                    net_quads(sums, x + start, line - padded, p->rows, padded / 4, w, p->pitch);
-                else
-                    net_conv_edge(p, x, top, left, w, sums);
-                for (n = 0; n < NET_BLOCK && block + n < p->out_channels; n++)
-                    y[block + n] = net_requantized(sums[n], p->factors[block + n], p->out_zero);
+            count = 0;
+            if (top >= 0 && top + p->rows <= p->height && left >= 0)
+                for (at = left; column + count < p->out_width && at + p->columns <= p->width
+                     && top * line + at * p->channels <= last; at += p->stride)
+                    count++;
+            if (count > 0) {
+                for (o = 0; o < p->out_channels; o += NET_BLOCK) {
+                    struct net_four job;
+                    job.p = p;
+                    job.block = net_block(o, p->out_channels);
+                    job.from = x + start;
+                    job.to = y + job.block;
+                    job.count = count;
+                    net_conv_four(&job);
+                }
+            } else {
+                net_conv_border(p, x, top, left, y);
+                count = 1;
             }
         }
 }
@@ -690,11 +758,11 @@ static void net_linear(const struct net_linear *p, const uint8_t *x, float *logi
         for (n = 0; n < NET_BLOCK; n++)
             sums[n] = p->biases[block + n];
         if (whole)
-            net_quads(sums, x, 0, 1, whole / 4, w, p->pitch);
+            net_quads(sums, x, whole / 4, w, p->pitch);
         if (whole < channels) {
             uint8_t four[4];
             net_edge4(x, 0, whole, 0, channels, 0, four);
-            net_quads(sums, four, 0, 1, 1, w + whole / 4 * p->pitch, p->pitch);
+            net_quads(sums, four, 1, w + whole / 4 * p->pitch, p->pitch);
         }
         for (n = 0; n < NET_BLOCK && block + n < count; n++)
             logits[block + n] = (float)sums[n] * p->scales[block + n];
@@ -744,34 +812,74 @@ static void net_taps4(int32_t *sums, const uint8_t *x, int32_t step, const int8_
         }
     vstrwq_s32(sums, all);
 }
-#elif NET_LANES == 0
-static void net_taps4(int32_t *sums, const uint8_t *x, int32_t step, const int8_t *w, int32_t w_step, int32_t rows, int32_t columns, int32_t channels, int32_t zero)
+#endif
+
+#if NET_LANES == 0
+/* Part of a window that lies inside of the input. */
+struct net_part {
+    const uint8_t *x;
+    const int8_t *w;
+    int32_t rows, columns;
+};
+
+/* s0 to s3 += four channels of x, less their zero, times their weights. Without optimization there are
+   too few registers for one statement. */
+#if NET_SMLAD && defined(__OPTIMIZE__)
+#define NET_TAP                                                                                     \
+    do {                                                                                            \
+        uint32_t a, b, t;                                                                           \
+        __asm__ volatile("ldr %[t], [%[x]]\n\tldr %[b], [%[w]]\n\tuxtb16 %[a], %[t]\n\t"             \
+                         "uxtb16 %[t], %[t], ror #8\n\tssub16 %[a], %[a], %[zeros]\n\t"             \
+                         "ssub16 %[t], %[t], %[zeros]\n\tsxtb16 %[b], %[b]\n\t"                     \
+                         "smlabb %[s0], %[a], %[b], %[s0]\n\tsmlatt %[s2], %[a], %[b], %[s2]\n\t"   \
+                         "ldr %[b], [%[w]]\n\tadd %[x], %[x], %[more]\n\tadd %[w], %[w], %[more]\n\t" \
+                         "sxtb16 %[b], %[b], ror #8\n\tsmlabb %[s1], %[t], %[b], %[s1]\n\t"         \
+                         "smlatt %[s3], %[t], %[b], %[s3]"                                          \
+                         : [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3), [x] "+r"(x), \
+                           [w] "+r"(w), [a] "=&r"(a), [b] "=&r"(b), [t] "=&r"(t)                    \
+                         : [more] "r"(channels), [zeros] "r"(zeros)                                 \
+                         : "memory");                                                               \
+    } while (0)
+#else
+#define NET_TAP                      \
+    do {                             \
+        s0 += (x[0] - zero) * w[0];  \
+        s1 += (x[1] - zero) * w[1];  \
+        s2 += (x[2] - zero) * w[2];  \
+        s3 += (x[3] - zero) * w[3];  \
+        x += channels;               \
+        w += channels;               \
+    } while (0)
+#endif
+
+/* Four channels from c on at one place. */
+NET_ALONE static void net_depthwise_four(const struct net_depthwise *p, const struct net_part *part, int32_t c, uint8_t *y)
 {
-    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3], k;
-#if NET_SMLAD
+    const int32_t channels = p->channels, zero = p->zero;
+    const int32_t *const biases = p->biases + c;
+    const float *factors;
+    const uint8_t *x = part->x + c;
+    const int8_t *w = part->w + c;
+#if NET_MVE
+    int32_t sums[4] = {biases[0], biases[1], biases[2], biases[3]};
+    int32_t s0, s1, s2, s3;
+    net_taps4(sums, x, p->width * channels, w, p->columns * channels, part->rows, part->columns, channels, zero);
+    s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
+#else
+    const int32_t x_skip = (p->width - part->columns) * channels, w_skip = (p->columns - part->columns) * channels;
+    int32_t s0 = biases[0], s1 = biases[1], s2 = biases[2], s3 = biases[3], rows = part->rows, n;
+#if NET_SMLAD && defined(__OPTIMIZE__)
     const uint32_t zeros = (uint32_t)zero * 0x10001u;
 #endif
-    for (; rows > 0; rows--, x += step - columns * channels, w += w_step - columns * channels)
-        for (k = columns; k > 0; k--, x += channels, w += channels) {
-#if NET_SMLAD
-            const uint32_t four = net_load4(x), weights = net_load4((const uint8_t *)w);
-            const uint32_t x02 = net_minus(net_bytes02(four), zeros), x13 = net_minus(net_bytes13(four), zeros);
-            const uint32_t w02 = net_signed02(weights), w13 = net_signed13(weights);
-            s0 = net_smlabb(x02, w02, s0);
-            s1 = net_smlabb(x13, w13, s1);
-            s2 = net_smlatt(x02, w02, s2);
-            s3 = net_smlatt(x13, w13, s3);
-#else
-            s0 += (x[0] - zero) * w[0];
-            s1 += (x[1] - zero) * w[1];
-            s2 += (x[2] - zero) * w[2];
-            s3 += (x[3] - zero) * w[3];
+    for (; rows > 0; rows--, x += x_skip, w += w_skip)
+        for (n = part->columns; n > 0; n--)
+            NET_TAP;
 #endif
-        }
-    sums[0] = s0;
-    sums[1] = s1;
-    sums[2] = s2;
-    sums[3] = s3;
+    factors = p->factors + c;
+    y[0] = net_requantized(s0, factors[0], p->out_zero);
+    y[1] = net_requantized(s1, factors[1], p->out_zero);
+    y[2] = net_requantized(s2, factors[2], p->out_zero);
+    y[3] = net_requantized(s3, factors[3], p->out_zero);
 }
 #endif
 
@@ -787,7 +895,19 @@ static void net_depthwise(const struct net_depthwise *p, const uint8_t *x, uint8
             const int32_t columns = (left + p->columns > p->width ? p->width - left : p->columns) - first;
             const uint8_t *from = x + (top + first_row) * step + (left + first) * channels;
             const int8_t *w = p->weights + first_row * w_step + first * channels;
-            for (c = 0; c < channels; c += NET_DEPTHWISE_BLOCK) {
+            c = 0;
+#if NET_LANES == 0
+            {
+                struct net_part part;
+                part.x = from;
+                part.w = w;
+                part.rows = rows;
+                part.columns = columns;
+                for (; c + 4 <= channels; c += 4)
+                    net_depthwise_four(p, &part, c, y + c);
+            }
+#endif
+            for (; c < channels; c += NET_DEPTHWISE_BLOCK) {
                 const int32_t count = channels - c < NET_DEPTHWISE_BLOCK ? channels - c : NET_DEPTHWISE_BLOCK;
                 int32_t sums[NET_DEPTHWISE_BLOCK];
                 for (n = 0; n < count; n++)
@@ -795,11 +915,8 @@ static void net_depthwise(const struct net_depthwise *p, const uint8_t *x, uint8
 #if NET_LANES
                 if (count == NET_DEPTHWISE_BLOCK)
                     net_taps(sums, NET_DEPTHWISE_BLOCK, from + c, step, w + c, w_step, rows, columns, channels, p->zero);
-#else
-                if (count == NET_DEPTHWISE_BLOCK)
-                    net_taps4(sums, from + c, step, w + c, w_step, rows, columns, channels, p->zero);
-#endif
                 else
+#endif
                     net_taps(sums, count, from + c, step, w + c, w_step, rows, columns, channels, p->zero);
 #if NET_LANES
                 for (n = 0; n < count; n += NET_LANES) {
@@ -1001,12 +1118,6 @@ struct net_log_mel {
 };
 
 /* Numbers in the arena, which has any alignment. */
-#if defined(__GNUC__) && defined(__ARM_FEATURE_UNALIGNED) && !defined(NET_PORTABLE)
-#define NET_UNALIGNED 1 /* one instruction each, no call */
-#else
-#define NET_UNALIGNED 0
-#endif
-
 static inline float net_get(const uint8_t *at)
 {
     union { uint32_t bits; float real; } x;
