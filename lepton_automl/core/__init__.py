@@ -6,6 +6,7 @@
 - object storage: `object_storage`
 - processes: `limited_process` (with limits), `subprocesses`, `interrupts` (Ctrl-C)
 - memory: `memory` of the machine, `large_arrays` in mapped files; `machine` describes it
+- time: `call_times`
 - what stages say: `events`, `progress`, `decisions`; `units` of what is shown
 - `plugins`, `field_types` of JSON, `version`
 """

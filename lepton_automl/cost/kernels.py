@@ -28,6 +28,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from lepton_automl.core.call_times import shortest_call
 from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.cost.layer_table import CONVERSIONS, NodeNames, front_outputs, node_names
 from lepton_automl.models.onnx_file import open_session
@@ -97,10 +98,10 @@ def kernel_table(file: bytes, feeds: Mapping[str, NDArray[Any]], seconds: float)
         session = open_session(file, optimized_to=str(path))
         running = onnx.load_model(path).graph
         call = _caller(session, feeds)
-        plain = 1e6 * _shortest(call, seconds)
+        plain = 1e6 * shortest_call(call, seconds)
         prefix = str(Path(folder, "profile"))
         starts = _profiled(file, feeds, prefix, seconds, len(running.node))
-        plain = min(plain, 1e6 * _shortest(call, seconds))
+        plain = min(plain, 1e6 * shortest_call(call, seconds))
     rest = min(_rest_microseconds(), plain)
     own = max(0.0, (sum(starts.values()) - (plain - rest)) / len(running.node))
     computes, at_load = _matched(model.graph, names, running)
@@ -274,17 +275,6 @@ def _caller(
     return call
 
 
-def _shortest(call: Callable[[], object], seconds: float) -> float:
-    """Shortest of the calls in `seconds`, at least three."""
-    clock, found = time.perf_counter, list[float]()
-    end = clock() + seconds
-    while len(found) < 3 or clock() < end:
-        before = clock()
-        call()
-        found.append(clock() - before)
-    return min(found)
-
-
 def _profiled(
     file: bytes, feeds: Mapping[str, NDArray[Any]], prefix: str, seconds: float, nodes: int
 ) -> dict[str, float]:
@@ -325,7 +315,7 @@ def _rest_microseconds() -> float:
     """What a call takes beside its kernels: two chains of an operator, extended to none."""
     feeds = {"x": np.zeros((1, 4), np.float32)}
     calls = [_caller(open_session(_chain(count)), feeds) for count in _CHAIN]
-    times = [1e6 * min(_shortest(call, 0.01) for _ in range(3)) for call in calls]
+    times = [1e6 * min(shortest_call(call, 0.01) for _ in range(3)) for call in calls]
     slope = (times[1] - times[0]) / (_CHAIN[1] - _CHAIN[0])
     return max(0.0, times[0] - _CHAIN[0] * slope)
 

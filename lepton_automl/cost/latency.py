@@ -7,12 +7,12 @@ import functools
 import hashlib
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from lepton_automl.core.call_times import shortest_call
 from lepton_automl.core.machine import Machine, this_machine
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.models.arch import Arch
@@ -122,16 +122,16 @@ class Stopwatch:
             times: dict[str, list[float]] = {name: [] for name in files}
             references: list[float] = []
             for _ in range(rounds):
-                references.append(_block(self._reference, seconds / rounds))
+                references.append(shortest_call(self._reference, seconds / rounds))
                 for name, call in calls.items():
-                    times[name].append(_block(call, seconds / rounds))
+                    times[name].append(shortest_call(call, seconds / rounds))
             return times, references
 
         return run
 
     def quiet_reference_ms(self, *, rounds: int = 40, seconds: float = 0.2) -> float:
         """Milliseconds of the reference net on a quiet machine: its fastest round."""
-        return 1e3 * min(_block(self._reference, seconds / rounds) for _ in range(rounds))
+        return 1e3 * min(shortest_call(self._reference, seconds / rounds) for _ in range(rounds))
 
 
 def measure(
@@ -157,25 +157,6 @@ def _call(file: bytes) -> Callable[[], object]:
     for _ in range(3):
         call()
     return call
-
-
-def _block(call: Callable[[], object], seconds: float) -> float:
-    """Shortest time of a call, repeated for about `seconds`, at least once.
-
-    Disturbances only add time: on a busy machine the minimum of a block varies half as much as
-    its median ("Latency as a ratio" in docs/decisions.md).
-    """
-    clock, least = time.perf_counter, math.inf
-    before = clock()
-    end = before + seconds
-    while True:
-        call()
-        after = clock()
-        if after > before:  # A coarse clock may stand still during a call.
-            least = min(least, after - before)
-        if after >= end and least < math.inf:
-            return least
-        before = after
 
 
 def relative_latency(times: list[float], references: list[float]) -> Latency:

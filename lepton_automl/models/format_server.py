@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lepton_automl.core.call_times import shortest_call
 from lepton_automl.core.limited_process import Message, serve
 from lepton_automl.errors import DataError
 from lepton_automl.models import formats
@@ -64,21 +62,9 @@ class Server:
             other()
         times: dict[str, list[float]] = {"own": [], "onnx": []}
         for _ in range(rounds):
-            times["own"].append(_shortest(own, seconds / rounds))
-            times["onnx"].append(_shortest(other, seconds / rounds))
+            times["own"].append(shortest_call(own, seconds / rounds))
+            times["onnx"].append(shortest_call(other, seconds / rounds))
         return times
-
-
-def _shortest(call: Callable[[], object], seconds: float) -> float:
-    """Shortest time of a call, repeated for about `seconds`, at least once."""
-    clock, least = time.perf_counter, math.inf
-    before = clock()
-    end = before + seconds
-    while before < end or least == math.inf:
-        call()
-        after = clock()
-        least, before = min(least, after - before), after
-    return least
 
 
 def main() -> None:

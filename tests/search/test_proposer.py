@@ -20,6 +20,7 @@ from lepton_automl.search.proposals import proposer as module
 from lepton_automl.search.proposals.proposer import CandidateEstimator, Proposer, label_bytes
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.space.draw import RandomTrial as GivenPoint
+from lepton_automl.search.time_plan import work_of
 from lepton_automl.search.trials import Trial, Trials, read_trials
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from tests.helpers.search import result, search_request, small_space
@@ -154,6 +155,36 @@ def a_proposer(job: SearchRequest, trials: Trials) -> Proposer:
         [load(n) for n in job.config.objectives],
         MeasurementLock(job.folder.checkpoints),
     )
+
+
+@pytest.mark.parametrize(("narrow", "counts_own"), [(48, False), (8, True)])
+def test_of_known_nets_that_all_break_a_limit_the_first_trial_says_the_size(
+    tmp_path: Path, narrow: int, *, counts_own: bool
+) -> None:
+    """Else the time is planned for nets that are never trained, and little is left to search."""
+    known = f"""
+[[candidate]]
+name = "wide"
+stem = {{ out = 64 }}
+stage1 = {{ out = 64 }}
+stage2 = {{ out = 64 }}
+[[candidate]]
+name = "narrow"
+stem = {{ out = {narrow} }}
+stage1 = {{ out = {narrow} }}
+stage2 = {{ out = {narrow} }}
+"""
+    space = small_space(tmp_path, WIDE + known)
+    job = search_request(tmp_path / "run", space=space, limits=Limits(max_size_bytes=9_000))
+    proposer = a_proposer(job, Trials())
+    first = proposer.add()
+    works = [net.work for net in proposer.known_nets()]
+    job.ledger.close()
+    assert first is not None
+    own = [work_of(first.cost.macs, len(job.dataset.train), 1)] * 2
+    assert (works != own) == counts_own
+    if counts_own:
+        assert works[0] > own[0]
 
 
 def test_the_first_proposals_are_the_known_good_ones(tmp_path: Path) -> None:

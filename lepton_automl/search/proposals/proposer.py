@@ -278,12 +278,19 @@ class Proposer:
         return trial
 
     def known_nets(self) -> list[portfolio.KnownNet]:
-        """Size of one epoch of each of `first`; empty where one of them cannot be built."""
-        found = []
+        """Size of one epoch of each of `first`; empty where one of them cannot be built.
+
+        Where none of them satisfies the limits, no trained net is one of them: the first trial, in
+        place of the first of them, says how large these are.
+        """
+        found, most = [], None
+        estimates = [self.estimator(dict(point)) for point in self.first]
+        if self._trials and all(each is None or each.violation > 0 for each in estimates):
+            most = self._trials[0].cost.macs
         for point in self.first:
             try:
                 arch, recipe = self.draw(RandomTrial(0, dict(point)))
-                macs = arch.graph.macs
+                macs = arch.graph.macs if most is None else min(arch.graph.macs, most)
             except ArchError:
                 return []
             work = work_of(macs, len(self._work.dataset.train), 1)
