@@ -13,7 +13,7 @@ from tests.helpers.cli import Lepton
 from tests.helpers.pages import EXAMPLES_PAGE, commands
 
 QUICK = ("spaces", "status", "predict", "verify")
-ELSEWHERE = {"--watch", "--trust"}
+ELSEWHERE = {"--watch", "--trust", "--format"}
 """Options whose commands other tests run."""
 PLACEHOLDERS = {
     "RUN": "runs/photos",
