@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,7 @@ from onnx import helper
 
 from benchmarks import cortex_m
 from benchmarks.common import append_row, net, parser, print_table, read_rows, spread
+from lepton_automl.core.call_times import shortest_call
 from lepton_automl.models.arch import Arch, chain
 from lepton_automl.models.c_export.log_mel import c_features
 from lepton_automl.models.c_export.source import net_source
@@ -55,6 +55,8 @@ CHUNK = 2_000
 PLAIN, PLAIN_EVERY = "plain C", 10
 LARGE_MACS = 1_000_000
 """From here on fewer inputs are emulated."""
+SECONDS = 0.02
+"""Of a block of calls that are timed."""
 CLASSES = 10
 ACTIVATIONS = ("relu", "relu6", "hswish", "silu", "none")
 SHAPES = ((8, 8, 1), (16, 16, 3), (12, 14, 5), (37, 6))
@@ -160,7 +162,7 @@ def latency(given: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             ours = CSession(written(subject, Path(scratch))).prepared(sample)
         calls = (ours, lambda s=session, n=name, x=sample: s.run(None, {n: x}))
-        times = [[shortest(call) for call in calls] for _ in range(given.rounds)]
+        times = [[shortest_call(call, SECONDS) for call in calls] for _ in range(given.rounds)]
         ratios = [c / other for c, other in times]
         best = [1e6 * min(column) for column in zip(*times, strict=True)]
         macs = f"{subject.net.arch.graph.macs / 1e6:.3f}"
@@ -320,13 +322,3 @@ def written(subject: Subject, folder: Path) -> Path:
 def bits(logits: NDArray[np.float32]) -> NDArray[np.int32]:
     """Bits of float32 numbers."""
     return np.ascontiguousarray(logits).view(np.int32)
-
-
-def shortest(call: Callable[[], object], seconds: float = 0.02) -> float:
-    """Shortest time of a call, repeated for some time; seconds."""
-    clock, least = time.perf_counter, float("inf")
-    end = clock() + seconds
-    while (before := clock()) < end:
-        call()
-        least = min(least, clock() - before)
-    return least

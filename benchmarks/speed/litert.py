@@ -13,14 +13,13 @@ import argparse
 import hashlib
 import importlib.util
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.common import parser
 from lepton_automl.artifact.writer import GOLDEN_SAMPLES
+from lepton_automl.core.call_times import shortest_call
 from lepton_automl.cost.cost import peak_ram_bytes
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.formats import Golden, Words, load
@@ -152,18 +151,10 @@ def _times(file: bytes, session: object, sample: np.ndarray, rounds: int) -> Non
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            times[name].append(_shortest(call, 0.2))
+            times[name].append(shortest_call(call, 0.2))
     ratios = [own / other for own, other in zip(times["litert"], times["onnx"], strict=True)]
     litert, onnx = (1e6 * statistics.median(each) for each in times.values())
     print(
         f"LiteRT {litert:.1f} us a call, ONNX Runtime {onnx:.1f}: "
         f"{statistics.median(ratios):.2f} times [{min(ratios):.2f}, {max(ratios):.2f}]"
     )
-
-
-def _shortest(call: Callable[[], object], seconds: float) -> float:
-    least, end = float("inf"), time.perf_counter() + seconds
-    while (before := time.perf_counter()) < end:
-        call()
-        least = min(least, time.perf_counter() - before)
-    return least

@@ -14,12 +14,13 @@ from lepton_automl.errors import ArtifactError, ConfigError, DataError
 from lepton_automl.models.formats import load
 from tests.helpers.artifacts import make_bundle, seal_again, seal_bundle
 
-pytestmark = pytest.mark.skipif(bool(load("c").missing()), reason=load("c").missing() or "-")
 MARK = "ran"
 
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory):
+    if why := load("c").missing():
+        pytest.skip(why)
     made = make_bundle(tmp_path_factory.mktemp("made"), formats=("c",))
     seal_bundle(made)
     return made.folder
