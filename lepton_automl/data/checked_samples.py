@@ -64,6 +64,8 @@ class CheckedSamples:
     """(N,): group of near duplicates of each sample, of given parts too; None: not looked for."""
     are_groups_found: bool = False
     """Whether the groups were found in pictures or names, and not given."""
+    name_groups: NDArray[np.int64] | None = None
+    """(N,): of groups that were found those that file names count; None: these count nothing."""
     formats: FormatTable | None = None
     """Size and kind of each picture as it is stored; None for signals."""
     unreadable: tuple[UnreadableFile, ...] = ()

@@ -72,6 +72,10 @@ class Part:
     """Hash of each picture's content."""
     near_duplicates: NDArray[np.int64] | None = None
     """(N,): number of the near duplicates that a sample belongs to, the same in all parts."""
+    are_groups_found: bool = False
+    """Whether groups were found in pictures or names: unrelated pictures may share one then."""
+    name_groups: NDArray[np.int64] | None = None
+    """(N,): of groups that were found those that file names count; None: these count nothing."""
     is_balanced: bool = False
     """Whether classes have equal weight in loss and accuracy (balanced accuracy)."""
     levels: LevelTable | None = None
@@ -95,6 +99,11 @@ class Part:
     def raw(self) -> NDArray[Any] | None:
         """What a written file reads where that is not pixels: signals or sound; else None."""
         return self.signals if self.audio is None else self.audio
+
+    @property
+    def certain_groups(self) -> NDArray[np.int64] | None:
+        """Groups (N,) that are stated, or that file names count."""
+        return self.name_groups if self.are_groups_found else self.groups
 
     @property
     def strata(self) -> Strata:

@@ -411,6 +411,8 @@ def _part(
         signals=signals,
         deep=None if samples.deep is None else samples.deep[index],
         near_duplicates=None if checked.near_duplicates is None else checked.near_duplicates[index],
+        are_groups_found=checked.are_groups_found,
+        name_groups=None if checked.name_groups is None else checked.name_groups[index],
         formats=None if checked.formats is None else checked.formats.select(index),
         recordings=_shared(samples.recordings, index),
         audio=audio,

@@ -30,10 +30,16 @@ _MEMBERS = 4
 _STYLE = (
     "body{font:15px/1.45 sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#22272e}"
     "table{border-collapse:collapse;margin:1rem 0}td,th{border:1px solid #e6e9ed;padding:.25rem "
-    ".6rem;text-align:left;vertical-align:top}figure{display:inline-block;margin:.2rem;width:88px;"
+    ".6rem;text-align:left;vertical-align:top}p,h1,h3{overflow-wrap:anywhere}figure{display:inline-block;margin:.2rem;width:88px;"
     "vertical-align:top}figcaption{font-size:10px;overflow-wrap:anywhere;color:#6b7480}"
     ".group{display:inline-block;vertical-align:top;border:1px solid #e6e9ed;margin:.3rem;"
     "padding:.2rem}img,svg{image-rendering:pixelated;max-width:88px}"
+    # On a narrow screen the rows of wide tables are lists, a line a cell.
+    "@media(max-width:44rem){td{overflow-wrap:anywhere}td:first-child{overflow-wrap:normal}"
+    "td,th{padding:.25rem .4rem}.wide tr{display:block;border:1px solid #e6e9ed;padding:.3rem}"
+    ".wide th{display:none}.wide td{display:block;border:0;padding:.1rem .3rem;"
+    "overflow-wrap:anywhere}"
+    ".wide td::before{content:attr(data-name);color:#6b7480;font-size:12px;margin-right:.5em}}"
 )
 
 
@@ -72,12 +78,16 @@ def _page(report: DataReport) -> Iterator[str]:
     title = markup(f"Data: {dataset.name}")
     yield (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "img-src data:; style-src 'unsafe-inline'\">"
         f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>\n"
     )
     if report.refusal is not None:
-        yield f"<p><strong>{markup(report.refusal.what)}</strong></p>\n"
+        yield (
+            f"<p><strong>{markup(report.refusal.what)}</strong>: {markup(report.refusal.fix)}</p>\n"
+        )
+    yield f"<p>{markup(_summary(report))}</p>\n"
     parts = report.parts
     names = [part.name for part in parts]
     yield _table(("", *names), [(name, *cells) for name, cells in part_rows(parts)])
@@ -87,10 +97,11 @@ def _page(report: DataReport) -> Iterator[str]:
     ]
     yield _table(("class", *names), classes)
     yield f"<p>{markup(report.resolution_text)}</p>\n"
-    yield "<h2>Decisions</h2>\n"
+    yield "<h2>Decisions</h2>\n<p>What was decided for you, and the option that overrules it.</p>\n"
     yield _table(
         ("about", "decision", "from", "certainty", "overruled by"),
         [(d.name, d.choice, d.evidence, d.certainty, d.option) for d in report.decisions],
+        is_wide=True,
     )
     yield from (f"<p>{markup(note)}</p>\n" for note in dataset.notes)
     yield "<h2>Findings</h2>\n"
@@ -103,18 +114,29 @@ def _page(report: DataReport) -> Iterator[str]:
             yield _table(
                 ("file that cannot be read", "class", "reason"),
                 [(file.id, file.class_name, file.error) for file in dataset.unreadable],
+                is_wide=True,
             )
         yield from _groups(report, finding.samples)
     yield f"<h2>Doubtful labels</h2>\n<p>{markup(report.suspects_text)}</p>\n"
     for suspect in report.suspects.suspects[: _GROUPS * _MEMBERS]:
         yield _figure(report, suspect.key, suspect_text(report, suspect))
-    yield "<h2>Contact sheet</h2>\n"
+    yield "<h2>Contact sheet</h2>\n<p>The first training samples of each class.</p>\n"
     count = max(1, min(_A_CLASS, _PICTURES // len(dataset.class_names)))
     for label, name in list(enumerate(dataset.class_names))[:_PICTURES]:
         own = np.flatnonzero(dataset.train.labels == label)[:count]
         yield f"<h3>{markup(name)}</h3>\n"
         yield from (_figure(report, ("train", int(place)), "") for place in own)
     yield "</body></html>\n"
+
+
+def _summary(report: DataReport) -> str:
+    """What the page shows, and what was found, in one paragraph."""
+    found = ", ".join(dict.fromkeys(finding.kind for finding in report.findings)) or "nothing"
+    return (
+        f"What lepton data says about {report.dataset.name} before anything is trained. Found: "
+        f"{found}; {len(report.suspects.suspects):,} doubtful labels. Each finding below names "
+        "samples and, in brackets, what to do about it."
+    )
 
 
 def _groups(report: DataReport, groups: Sequence[Sequence[SampleKey]]) -> Iterator[str]:
@@ -170,8 +192,15 @@ def _lines(values: np.ndarray) -> str:
     return f'<svg width="{_SIDE}" height="{_SIDE}">{drawn}</svg>'
 
 
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    def row(cells: Iterable[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{markup(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return f"<table>{row(head, 'th')}{''.join(row(cells, 'td') for cells in rows)}</table>\n"
+def _table(head: Sequence[str], rows: Iterable[Iterable[str]], *, is_wide: bool = False) -> str:
+    """A table; one that `is_wide` becomes a list with the names of `head` on narrow screens."""
+    names = [f' data-name="{markup(name)}"' if is_wide else "" for name in head]
+    heads = "".join(f"<th>{markup(name)}</th>" for name in head)
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{name}>{markup(cell)}</td>" for name, cell in zip(names, cells, strict=True))
+        + "</tr>"
+        for cells in rows
+    )
+    kind = ' class="wide"' if is_wide else ""
+    return f"<table{kind}><tr>{heads}</tr>{body}</table>\n"

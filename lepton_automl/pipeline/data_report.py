@@ -104,7 +104,8 @@ class DataReport:
             f"{len(found.suspects):,} of {found.judged:,}, the most doubtful first: a quick "
             "classifier that was not trained on these samples names another class "
             f"({100 * found.accuracy:.1f} % of all its answers are the label); look at them, most "
-            "may be right where the classifier is poor"
+            "may be right where the classifier is poor; in brackets, from -1 to 0: the probability "
+            "of the label minus that of the other class"
         )
 
     def document(self) -> dict[str, Any]:

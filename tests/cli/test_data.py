@@ -103,6 +103,19 @@ def test_arrays_have_no_cleaned_table(lepton, tmp_path):
     assert not (tmp_path / "clean.csv").exists()
 
 
+def test_the_page_says_what_was_found_and_names_each_cell_where_a_screen_is_narrow(lepton, faulty):
+    assert lepton("data", str(faulty), "--html", "page.html", "--quiet").exit_code == 3
+    page = (faulty.parent / "page.html").read_text()
+    assert '<meta name="viewport" content="width=device-width' in page
+    before_tables = page[: page.index("<table")]
+    for words in ("unreadable files", "doubtful labels", "--skip-corrupt"):
+        assert words in before_tables
+    (decisions,) = re.findall(r"<h2>Decisions</h2>.*?(<table.*?</table>)", page, re.DOTALL)
+    names = re.findall(r"<th>([^<]*)</th>", decisions)
+    for row in re.findall(r"<tr>(<td.*?)</tr>", decisions):
+        assert re.findall(r'<td data-name="([^"]*)">', row) == names
+
+
 def test_the_page_holds_escaped_names_pictures_and_nothing_from_elsewhere(lepton, tmp_path):
     name = "<script>alert(1)"
     folder = write_folder(tmp_path / "d", {f"{part}/{label}": 6 for part in ("train", "val", "test")

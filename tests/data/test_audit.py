@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lepton_automl.data.audit.checks import audit, emit_findings
 from lepton_automl.data.opening import open_dataset
@@ -95,19 +96,62 @@ def test_a_rare_class_is_reported_with_its_effect(dataset):
 
 
 @pytest.mark.parametrize(
-    ("near", "found"), [([2, 5], ["near duplicates"]), ([2], ["leaking groups", "near duplicates"])]
+    ("are_found", "names", "found"),
+    [
+        (False, None, ["leaking groups", "near duplicates"]),
+        (True, None, ["near duplicates"]),
+        (True, [2, 3, 4], ["leaking groups", "near duplicates"]),
+    ],
 )
-def test_groups_of_near_duplicates_alone_are_told_once(dataset, near, found):
-    """Samples 2 and 5 of test share a group with training; `near` have a near duplicate there."""
+def test_groups_that_pictures_show_leak_only_where_they_are_near_duplicates(
+    dataset, are_found, names, found
+):
+    """Samples 2 and 5 of test share a group with training; only 2 has a near duplicate there.
+
+    `names` are samples of test whose file names share a group with training.
+    """
     whole = dataset()
-    test = np.arange(40) + 100
-    test[[2, 5]] = [0, 1]
-    twins = np.arange(40) + 100
-    twins[near] = [0, 1][: len(near)]
+    test, by_name, twins = (np.arange(40) + 100 for _ in range(3))
+    test[[2, 5]], twins[2] = [0, 1], 0
+    by_name[names or []] = 0
+    shown = None if names is None else by_name
+    numbers = {"groups": np.arange(40), "near_duplicates": np.arange(40)}
     changed = dataclasses.replace(
         whole,
-        train=dataclasses.replace(whole.train, groups=np.arange(40), near_duplicates=np.arange(40)),
+        train=dataclasses.replace(
+            whole.train,
+            **numbers,
+            are_groups_found=are_found,
+            name_groups=None if names is None else np.arange(40),
+        ),
         validation=dataclasses.replace(whole.validation, groups=np.arange(40) + 50),
-        test=dataclasses.replace(whole.test, groups=test, near_duplicates=twins),
+        test=dataclasses.replace(
+            whole.test,
+            groups=test,
+            near_duplicates=twins,
+            are_groups_found=are_found,
+            name_groups=shown,
+        ),
     )
-    assert [kind for kind, _ in kinds(changed)] == found
+    counts = {"leaking groups": 2 if names is None else 3, "near duplicates": 1}
+    assert kinds(changed) == [(kind, counts[kind]) for kind in found]
+
+
+def test_groups_of_near_duplicates_alone_are_not_called_certain(tmp_path):
+    """Train and test are given; of test one picture is a copy in another size, the rest are not."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 24), ("test", 12)):
+        for label in ("a", "b"):
+            folder = tmp_path / part / label
+            folder.mkdir(parents=True)
+            for n in range(count):
+                pixels = rng.integers(0, 256, (8, 8, 3), np.uint8)
+                picture = Image.fromarray(pixels).resize((48, 48), Image.Resampling.BICUBIC)
+                picture.save(folder / f"{n}.png")
+                if (part, label, n) == ("test", "a", 3):
+                    picture.resize((60, 60)).save(tmp_path / "train" / "a" / "copy.png")
+    opened = open_dataset(str(tmp_path))
+    assert [part.certain_groups for part in opened.parts] == [None] * 3
+    (near,) = [f for f in audit(opened) if f.kind == "near duplicates"]
+    assert near.count == 1
+    assert "test/a/3.png" in near.message

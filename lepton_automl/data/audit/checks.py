@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.data.audio import silent_windows
@@ -70,15 +69,20 @@ def emit_findings(dataset: Dataset, emit: Emit) -> tuple[Finding, ...]:
 
 
 def _leaking_groups(dataset: Dataset) -> Iterator[Finding]:
-    """Groups of which samples are in two parts, unless all of these are near duplicates."""
+    """Groups, stated or in file names, of which samples are in two parts.
+
+    Groups that were found in pictures do not count: where they are large some of their pictures are
+    unrelated. `_near_duplicates` names those that are not.
+    """
     for first, second in combinations(dataset.parts, 2):
-        if first.groups is None or second.groups is None:
+        known, groups = first.certain_groups, second.certain_groups
+        if known is None or groups is None:
             continue
-        shared = np.intersect1d(first.groups, second.groups)
-        leaking = np.isin(second.groups, shared)
+        shared = np.intersect1d(known, groups)
+        leaking = np.isin(groups, shared)
         count = int(leaking.sum())
-        if count and not _are_near_duplicates(second, leaking, first):
-            place_of = dict(zip(first.groups.tolist(), range(len(first)), strict=True))
+        if count:
+            place_of = dict(zip(known.tolist(), range(len(first)), strict=True))
             yield Finding(
                 "leaking groups",
                 f"{len(shared)} groups are in {first.name} and in {second.name}: {count} of "
@@ -86,17 +90,10 @@ def _leaking_groups(dataset: Dataset) -> Iterator[Finding]:
                 f"split by groups; accuracy on {second.name} is too high",
                 count,
                 tuple(
-                    ((first.name, place_of[int(second.groups[n])]), (second.name, int(n)))
+                    ((first.name, place_of[int(groups[n])]), (second.name, int(n)))
                     for n in np.flatnonzero(leaking)
                 ),
             )
-
-
-def _are_near_duplicates(part: Part, chosen: NDArray[np.bool_], other: Part) -> bool:
-    """Whether each of the chosen samples has a near duplicate in the other part."""
-    if part.near_duplicates is None or other.near_duplicates is None:
-        return False
-    return bool(np.isin(part.near_duplicates[chosen], other.near_duplicates).all())
 
 
 def _duplicates(dataset: Dataset) -> Iterator[Finding]:

@@ -96,7 +96,7 @@ def _with_found_groups(
     groups = groups if by_name is None else _union(groups, by_name)
     checked = _with_few_groups_decision(checked, groups)
     checked = _grouped(checked, _with_enough_groups(groups, copies, samples.labels))
-    return dataclasses.replace(checked, are_groups_found=True)
+    return dataclasses.replace(checked, are_groups_found=True, name_groups=by_name)
 
 
 def _thumbnails(
