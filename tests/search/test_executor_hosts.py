@@ -218,6 +218,24 @@ def test_a_host_that_cannot_be_used_is_named_with_the_reason(
     assert "\x1b" not in error.value.what
 
 
+def test_a_host_that_is_lost_while_it_starts_is_tried_again(tmp_path: Path) -> None:
+    agent = AGENT.format(worker=WORKER.format(folder=str(tmp_path), host="a"), liveness=LIVENESS)
+    tries = tmp_path / "tries"
+    tries.mkdir()
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"import pathlib\ntries = pathlib.Path({str(tries)!r})\n"
+        "count = len(list(tries.iterdir()))\n(tries / str(count)).touch()\n"
+        f"if count < 2:\n    {GREETING}\n    raise SystemExit\n{agent}"
+    )
+    keys = f"jobs = 1\ncommand = {json.dumps([sys.executable, str(program)])}"
+    events: list[Event] = []
+    with hosts_of(tmp_path, {"a": keys}, events.append) as executor:
+        assert run_all(executor, [fake_task(tmp_path, GOOD)])[0][1].host == "a"
+    assert len(list(tries.iterdir())) == 3
+    assert sum("cannot be used" in event.message for event in events) == 1
+
+
 def test_a_connection_that_outlives_its_command_holds_nothing_up(tmp_path: Path) -> None:
     """As that of ssh with ControlPersist, which keeps the standard error open."""
     started = tmp_path / "started"

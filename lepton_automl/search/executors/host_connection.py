@@ -40,6 +40,8 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 120.0
 """Before a host that failed is tried again; the pause doubles with each failure in a row."""
 MAX_LOSSES = 3
 """A host that loses so many workers in a row without a result is given a pause."""
+MAX_EARLY_LOSSES = 3
+"""A host that greets and is lost so often in a row before it is ready counts as one that fails."""
 _MAX_PORT = 65_535
 _POLL_SECONDS = 0.5
 _TERMINATION_SECONDS = 2.0
@@ -57,6 +59,10 @@ _OLD_SPEED = 0.8
 
 class HostFailed(Exception):
     """A host cannot be used now; the message says why."""
+
+
+class HostLost(HostFailed):
+    """A host that has greeted has ended, or is silent."""
 
 
 @contextlib.contextmanager
@@ -164,6 +170,9 @@ class Host:
         """Why it cannot be used; empty while it can, or is tried for the first time."""
         self._seconds = self._work = 0.0
         self._losses, self._idle_since = 0, 0.0
+        self._early_losses = 0
+        """Sessions in a row that were lost after the greeting, all but the first one before it was
+        ready; 0 where the last one failed."""
         self._sending: set[Blob] = set()
         self._messages: deque[Message] = deque()
         self._files: deque[Iterator[Message]] = deque()
@@ -171,6 +180,11 @@ class Host:
         self._beside: set[asyncio.Task[None]] = set()
         self._process: asyncio.subprocess.Process | None = None
         self._errors = b""
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether it may soon be ready: it is tried for the first time, or its loss is no rule."""
+        return not self.failure or 0 < self._early_losses < MAX_EARLY_LOSSES
 
     @property
     def free(self) -> int:
@@ -249,6 +263,8 @@ class Host:
                 await self._session()
             except HostFailed as error:
                 reason = str(error)
+                before = 0 if self.is_ready else self._early_losses
+                self._early_losses = before + 1 if isinstance(error, HostLost) else 0
             else:
                 reason = "ended"
             self._end_session(reason)
@@ -348,7 +364,7 @@ class Host:
         while True:
             line = await self._line(output, self.spec.patience)
             if not line:
-                raise HostFailed(await self._ending(errors))
+                raise HostLost(await self._ending(errors))
             with _of_lepton():
                 message = untrusted_files.parse_json(line, "a message", fix="", top=dict)
                 self._receive(message)
@@ -403,7 +419,7 @@ class Host:
                 now = time.monotonic()
                 silent, last = silent + min(now - last, MAX_STEP_SECONDS), now
                 if patience is not None and silent > patience and not reading.done():
-                    raise HostFailed(f"gave no sign of life for {silent:.0f} s")
+                    raise HostLost(f"gave no sign of life for {silent:.0f} s")
             line = reading.result()
         except (ValueError, OSError) as error:
             raise HostFailed(f"sent no message of lepton: {first_line(error)}") from error

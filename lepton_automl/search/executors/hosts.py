@@ -332,6 +332,7 @@ class RemoteExecutor(Executor):
             with self._changed:
                 self._changed.wait(0.2)
                 states = [(host.is_ready, host.failure) for host in self._hosts.values()]
+                is_vain = not any(host.is_expected for host in self._hosts.values())
             self._report()
             if any(is_ready for is_ready, _ in states):
                 ready_since = ready_since or time.monotonic()
@@ -339,7 +340,7 @@ class RemoteExecutor(Executor):
                     return
                 if time.monotonic() - ready_since > _JOIN_SECONDS:
                     return
-            elif states and all(failure for _, failure in states):
+            elif states and is_vain:
                 raise self._no_host("no host can be used")
             else:
                 self._check_lone()
