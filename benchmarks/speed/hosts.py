@@ -7,8 +7,8 @@
 
 Needs root, `ip`, `tc`, `unshare` and `sshd`. Each of four hosts is a network namespace with an ssh
 server on an address of its own; empty folders are mounted over /root, /home and the run folders.
-Its link has 100 Mbit/s, and ssh goes through a relay that adds 20 ms to a round trip. By Dask, each
-has one worker of a cluster over TLS, whose scheduler is on this side of the links, without delay.
+Its link has 100 Mbit/s, and a relay adds 20 ms to a round trip. By Dask, each has one worker of a
+cluster over TLS, whose scheduler is on this side of the links.
 
 `efficiency` runs tasks that sleep for a planned time and return a net: their planned seconds over
 the seconds of all workers, once hosts have the data and workers their modules.
@@ -42,7 +42,9 @@ HOSTS = 4
 DELAY_MS, MBIT = 20, 100
 PORT = 2222
 SCHEDULER = "10.77.0.1"
-SCHEDULER_PORT = 8786
+SCHEDULER_PORT, WORKER_PORT = 8786, 9000
+TO_SCHEDULER, TO_WORKER = 8800, 8900
+"""Ports of the relay for the first host: to the scheduler, and to its worker."""
 RELAY = Path(__file__).parents[1] / "relay.py"
 TASKS = 5
 """Tasks for each worker."""
@@ -114,7 +116,7 @@ class Net:
     def command(self, number: int) -> list[str]:
         """The command that reaches a host."""
         options = ("BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null")
-        relay = f"ProxyCommand={sys.executable} {RELAY} {address(number)} {PORT} {DELAY_MS}"
+        relay = f"ProxyCommand={sys.executable} {RELAY} {DELAY_MS} {address(number)}:{PORT}"
         words = [word for option in (*options, "LogLevel=ERROR", relay) for word in ("-o", option)]
         return ["ssh", *words, "-i", str(self.folder / "user"), "-p", str(PORT), address(number)]
 
@@ -197,12 +199,20 @@ class DaskNet(Net):
         super().__enter__()
         words = ("--host", SCHEDULER, "--port", str(SCHEDULER_PORT), "--no-dashboard")
         program = (sys.executable, "-m", "distributed.cli.dask_scheduler")
-        self._scheduler = subprocess.Popen([*program, *words, *self._certificates()])
+        self._here = [subprocess.Popen([*program, *words, *self._certificates()])]
+        ways = []
+        for number in range(HOSTS):
+            ways += [
+                f"{SCHEDULER}:{TO_SCHEDULER + number}={SCHEDULER}:{SCHEDULER_PORT}",
+                f"{SCHEDULER}:{TO_WORKER + number}={address(number)}:{WORKER_PORT}",
+            ]
+        self._here.append(subprocess.Popen([sys.executable, str(RELAY), str(DELAY_MS), *ways]))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._scheduler.kill()
-        self._scheduler.wait()
+        for process in self._here:
+            process.kill()
+            process.wait()
         super().__exit__(*exc)
 
     def processes(self, number: int) -> list[int]:
@@ -232,11 +242,13 @@ class DaskNet(Net):
         return ["--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key]
 
     def _server(self, number: int) -> list[str]:
-        words = ("--nworkers", "1", "--nthreads", "1", "--host", address(number), "--no-dashboard")
+        words = ["--nworkers", "1", "--nthreads", "1", "--no-dashboard"]
+        words += ["--listen-address", f"tls://{address(number)}:{WORKER_PORT}"]
+        words += ["--contact-address", f"tls://{SCHEDULER}:{TO_WORKER + number}"]
         limits = ("--memory-limit", "0", "--local-directory", "/home", "--name", f"lep{number}")
         variables = f"PYTHONPATH={os.pathsep.join(filter(None, sys.path))}"
         program = (sys.executable, "-m", "distributed.cli.dask_worker")
-        place = f"tls://{SCHEDULER}:{SCHEDULER_PORT}"
+        place = f"tls://{SCHEDULER}:{TO_SCHEDULER + number}"
         return ["env", variables, *program, place, *words, *limits, *self._certificates()]
 
 
