@@ -157,9 +157,10 @@ def a_proposer(job: SearchRequest, trials: Trials) -> Proposer:
     )
 
 
-@pytest.mark.parametrize(("narrow", "counts_own"), [(48, False), (8, True)])
-def test_of_known_nets_that_all_break_a_limit_the_first_trial_says_the_size(
-    tmp_path: Path, narrow: int, *, counts_own: bool
+@pytest.mark.parametrize("limit", [9_000, 30_000, 1_000_000])
+@pytest.mark.parametrize("narrow", [48, 8])
+def test_known_nets_have_the_sizes_of_the_trials_that_are_made_of_them(
+    tmp_path: Path, narrow: int, limit: int
 ) -> None:
     """Else the time is planned for nets that are never trained, and little is left to search."""
     known = f"""
@@ -175,16 +176,16 @@ stage1 = {{ out = {narrow} }}
 stage2 = {{ out = {narrow} }}
 """
     space = small_space(tmp_path, WIDE + known)
-    job = search_request(tmp_path / "run", space=space, limits=Limits(max_size_bytes=9_000))
+    job = search_request(tmp_path / "run", space=space, limits=Limits(max_size_bytes=limit))
     proposer = a_proposer(job, Trials())
     first = proposer.add()
     works = [net.work for net in proposer.known_nets()]
+    second = proposer.add()
     job.ledger.close()
     assert first is not None
-    own = [work_of(first.cost.macs, len(job.dataset.train), 1)] * 2
-    assert (works != own) == counts_own
-    if counts_own:
-        assert works[0] > own[0]
+    assert second is not None
+    samples = len(job.dataset.train)
+    assert works == [work_of(trial.cost.macs, samples, 1) for trial in (first, second)]
 
 
 def test_the_first_proposals_are_the_known_good_ones(tmp_path: Path) -> None:

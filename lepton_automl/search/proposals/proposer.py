@@ -278,24 +278,39 @@ class Proposer:
         return trial
 
     def known_nets(self) -> list[portfolio.KnownNet]:
-        """Size of one epoch of each of `first`; empty where one of them cannot be built.
+        """Size of one epoch of the net that is trained for each of `first`.
 
-        Where none of them satisfies the limits, no trained net is one of them: the first trial, in
-        place of the first of them, says how large these are.
+        Where a point breaks a limit, that is what it is shrunk to. Empty where the layers of one of
+        them do not fit together.
         """
-        found, most = [], None
-        estimates = [self.estimator(dict(point)) for point in self.first]
-        if self._trials and all(each is None or each.violation > 0 for each in estimates):
-            most = self._trials[0].cost.macs
+        found = []
+        self._check.estimator.reset()
         for point in self.first:
+            given = RandomTrial(0, dict(point))
             try:
-                arch, recipe = self.draw(RandomTrial(0, dict(point)))
-                macs = arch.graph.macs if most is None else min(arch.graph.macs, most)
+                arch, recipe = self.draw(given)
+                macs = self._trained_macs(given.params, arch, recipe)
             except ArchError:
                 return []
             work = work_of(macs, len(self._work.dataset.train), 1)
             found.append(portfolio.KnownNet(work, recipe.epochs))
         return found
+
+    def _trained_macs(self, params: dict[str, Any], arch: Arch, recipe: Recipe) -> int:
+        """Multiply-accumulates of the net that is trained for a known-good point.
+
+        Of one that cannot be shrunk to the limits, the sampler proposes another in its place: the
+        first trial says how large such nets are.
+        """
+        if not self._check.limits.costs:
+            return arch.graph.macs
+        cost = self._check(arch)
+        point = CheckedPoint(params, arch, recipe, cost, violations(cost, self._check.limits))
+        if point.violations:
+            point = self._repair.shrink(point)
+        if point.violations and self._trials:
+            return min(cost.macs, self._trials[0].cost.macs)
+        return point.cost.macs
 
     @property
     def has_known_good(self) -> bool:
