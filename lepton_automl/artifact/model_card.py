@@ -10,6 +10,7 @@ from lepton_automl.artifact.provenance import Provenance, finalist_summary
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import LIMITS
 from lepton_automl.core import units
+from lepton_automl.core.units import counted
 from lepton_automl.data.pictures.pixel_scale import EIGHT_BIT
 from lepton_automl.models.formats import ONNX
 from lepton_automl.text import Markdown, code, markdown
@@ -182,7 +183,7 @@ def _input(about: Provenance) -> str:
     if len(about.input) == 2:
         length, channels = about.input
         names = f" ({', '.join(about.channel_names)})" if about.channel_names else ""
-        count = f"{channels} channel{'s' * (channels > 1)}{names}"
+        count = f"{counted(channels, 'channel')}{names}"
         return f"signal of {length} values, {count}, {about.input_kind}"
     height, width, channels = about.input
     kinds = {1: "grey", 3: "RGB"}

@@ -268,7 +268,7 @@ def _with_judgement(step: StepRecord, judgement: Judgement | None, tries: int) -
 
 
 def _withdrawn(step: StepRecord, judgement: Judgement) -> StepRecord:
-    why = f"{step.why}; withdrawn: its int8 file {judgement}"
+    why = f"withdrawn: its int8 file {judgement}"
     return dataclasses.replace(step, is_accepted=False, is_withdrawn=True, why=why)
 
 

@@ -12,6 +12,7 @@ import math
 import time
 
 from lepton_automl.compress.context import CompressionContext
+from lepton_automl.core.units import epochs_text
 from lepton_automl.data.dataset import LabelledTensors
 from lepton_automl.data.tensors import joined, subset
 from lepton_automl.metrics.balanced import balanced_mean
@@ -91,7 +92,7 @@ def refit(model: Model, context: CompressionContext) -> Refit:
     if after < before:
         why = f"trained on {counts}, it answers {after:.1%} of the validation samples correctly, "
         return Refit(None, f"{why}before {before:.1%}")
-    times = f"{epochs} epoch{'s' * (epochs > 1)}"
+    times = epochs_text(epochs)
     if schedule.share < 1:
         times = f"{max(1, round(done))} of {times}"
     why = f"trained for {times} on {counts}; validation accuracy is that of the net before"

@@ -15,9 +15,14 @@ def percent(part: float, whole: float) -> str:
     return f"{share:.0f} % ({part:.0f} s)"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number and a noun whose plural ends in s: `1 epoch`, `9 epochs`, `2,000 files`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def epochs_text(count: int) -> str:
     """`1 epoch`, `9 epochs`."""
-    return "1 epoch" if count == 1 else f"{count} epochs"
+    return counted(count, "epoch")
 
 
 def duration(seconds: float) -> str:

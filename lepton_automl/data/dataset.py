@@ -18,6 +18,7 @@ from lepton_automl.config import (
 )
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Event
+from lepton_automl.core.units import counted
 from lepton_automl.data import decode_pool, pixel_cache
 from lepton_automl.data.audio_files import Audio
 from lepton_automl.data.checked_samples import (
@@ -219,7 +220,7 @@ class Dataset:
     @property
     def samples_text(self) -> str:
         """What the samples are, such as `grey pictures of 28x28 pixels`."""
-        channels = f"{self.channels} channel{'s' * (self.channels > 1)}"
+        channels = counted(self.channels, "channel")
         if self.is_signal and self.size is not None:
             return f"signals of {self.size[1]} values in {channels}"
         if self.front_end is not None:

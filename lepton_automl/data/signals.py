@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lepton_automl.config import AUTO
 from lepton_automl.core.decisions import Decision
+from lepton_automl.core.units import counted
 from lepton_automl.data.pictures.pixel_scale import OPTION, PixelScale
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.models.quantization import InputQuantization
@@ -267,7 +268,7 @@ def kind_decision(what: str, values: NDArray[Any], layout: Layout) -> Decision:
     length, channels = (second, first) if layout == "channels first" else (first, second)
     return Decision(
         name="kind of data",
-        choice=f"signals of {length} values in {channels} channel{'s' * (channels > 1)} "
+        choice=f"signals of {length} values in {counted(channels, 'channel')} "
         f"({layout}), not pictures of {first}x{second} pixels",
         evidence=f"{what} is {values.dtype} (N, {first}, {second})",
         certainty="inferred",

@@ -13,6 +13,7 @@ from lepton_automl.artifact.sealed_model import locate_model
 from lepton_automl.artifact.timing import FileTiming, TimedFile, time_files
 from lepton_automl.core.events import Emit, Event, silent
 from lepton_automl.core.machine import Machine, this_machine
+from lepton_automl.core.units import counted
 from lepton_automl.errors import ConfigError
 
 _MOST_THREADS, _MOST_BATCH, _MOST_SECONDS = 1024, 4096, 600.0
@@ -73,7 +74,7 @@ def compare(
     rows: list[FileTiming] = []
     for count in counts:
         for batch in batches:
-            text = f"{len(files)} files, {count} thread{'s' * (count > 1)}, batch {batch}"
+            text = f"{counted(len(files), 'file')}, {counted(count, 'thread')}, batch {batch}"
             emit(Event("bench", text))
             rows += time_files(files, threads=count, batch=batch, seconds=seconds)
     return Comparison(tuple(rows), this_machine(), tuple(notes))

@@ -9,7 +9,7 @@ import numpy as np
 
 from lepton_automl.core.decisions import SEARCH_TIME, Decision
 from lepton_automl.core.events import Event
-from lepton_automl.core.units import duration, epochs_text
+from lepton_automl.core.units import counted, duration, epochs_text
 from lepton_automl.search.objectives import Objective
 from lepton_automl.search.pareto import on_front
 from lepton_automl.search.request import SearchRequest, TrialRow
@@ -120,7 +120,7 @@ def time_decision(trials: Trials, number: int, request: SearchRequest) -> Decisi
     planned = ""
     if result.planned_epochs:  # Trainings were slower than planned.
         planned = f"; planned: {result.planned_epochs}, but trainings became slower"
-    count = f"{len(trained)} trial{'s' * (len(trained) > 1)} of up to {epochs_text(longest)}"
+    count = f"{counted(len(trained), 'trial')} of up to {epochs_text(longest)}"
     if is_few or is_short:
         choice = f"the search had time for {count} only"
         choice += f", and the winner was trained for {epochs_text(result.epochs)} "

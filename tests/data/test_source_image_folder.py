@@ -231,8 +231,8 @@ def test_links_to_folders_and_files_are_followed_and_loops_end(tmp_path):
         "b/000.png",
         "b/one.png",
     )
-    assert any("ignored 2 links to a folder that they lie in" in note for note in samples.notes)
-    assert any("1 links to folders or files that are not there" in note for note in samples.notes)
+    assert any("ignored 2 links from inside a folder to it" in note for note in samples.notes)
+    assert any("ignored 1 link to what is not there" in note for note in samples.notes)
 
 
 def test_a_file_that_a_class_has_twice_through_links_is_read_once(tmp_path):

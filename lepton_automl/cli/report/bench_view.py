@@ -11,6 +11,7 @@ from rich.text import Text
 
 from lepton_automl.artifact.timing import FileTiming
 from lepton_automl.core import units
+from lepton_automl.core.units import counted
 from lepton_automl.pipeline.bench_files import Comparison
 
 _COLUMNS = (
@@ -30,7 +31,7 @@ def bench_view(found: Comparison) -> RenderableType:
     parts: list[RenderableType] = []
     for threads, batch in dict.fromkeys((row.threads, row.batch) for row in found.rows):
         rows = [row for row in found.rows if (row.threads, row.batch) == (threads, batch)]
-        title = f"{threads} thread{'s' * (threads > 1)}, batch {batch}"
+        title = f"{counted(threads, 'thread')}, batch {batch}"
         table = Table(title=title, title_justify="left")
         for name in _COLUMNS:
             table.add_column(name, justify="left" if name == "file" else "right", overflow="fold")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lepton_automl.core.decisions import Decision
-from lepton_automl.core.units import first_few
+from lepton_automl.core.units import counted, first_few
 from lepton_automl.data.layouts.folder_kinds import folder_kind
 from lepton_automl.data.layouts.part_names import parts_named
 from lepton_automl.data.pictures.decode import SUFFIXES
@@ -327,16 +327,18 @@ def _ignored_notes(
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         notes.append(
-            f"ignored {len(others)} files that are not labelled pictures: "
+            f"ignored {counted(len(others), 'file')} other than labelled pictures: "
             f"{', '.join(map(str, others[:3]))}{more}"
         )
     if folders:
         notes.append(f"ignored folders beside the parts: {first_few([f.name for f in folders], 4)}")
     if loops := top.below("loops"):
-        notes.append(f"ignored {len(loops)} links to a folder that they lie in: {loops[0]}")
+        notes.append(
+            f"ignored {counted(len(loops), 'link')} from inside a folder to it: {loops[0]}"
+        )
     if broken := top.below("broken"):
         notes.append(
-            f"ignored {len(broken)} links to folders or files that are not there, such as "
+            f"ignored {counted(len(broken), 'link')} to what is not there, such as "
             f"{broken[0]}: is a disk not mounted?"
         )
     found = sum(len(c.below("pictures")) for _, part in parts for c in part.folders)

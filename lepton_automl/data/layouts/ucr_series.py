@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core import untrusted_files
+from lepton_automl.core.units import counted
 from lepton_automl.core.untrusted_files import FileKind
 from lepton_automl.data.layouts.folder_kinds import begins_with_values
 from lepton_automl.data.layouts.tables import class_texts
@@ -98,8 +99,8 @@ def _any_ts(path: Path, channels: int) -> Iterator[LabelledRecording]:
         texts = line.split(":")
         if len(texts) not in (channels, channels + 1):
             raise DataError(
-                f"{path}, line {number}: {len(texts)} parts between `:`, the net reads {channels} "
-                f"channel{'s' * (channels > 1)}, after which a label may follow",
+                f"{path}, line {number}: {len(texts)} parts between `:`, the net reads "
+                f"{counted(channels, 'channel')}, after which a label may follow",
                 fix="give series with the channels that the net was made for",
             )
         yield _series(path, number, "", "?", _channels(path, number, texts[:channels]))

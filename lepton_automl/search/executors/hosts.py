@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.core.events import Emit, Event, silent
-from lepton_automl.core.units import duration
+from lepton_automl.core.units import counted, duration
 from lepton_automl.errors import LeptonError, MachineError
 from lepton_automl.models.arch import Arch
 from lepton_automl.search.executors import Attempt, Confinement, Executor
@@ -532,7 +532,7 @@ class RemoteExecutor(Executor):
         name = host.spec.name
         again = " again" if name in self._reported else ""
         self._reported.discard(name)
-        workers = f"{host.jobs} worker{'s' * (host.jobs > 1)}"
+        workers = counted(host.jobs, "worker")
         self._say(f"host {name}: {workers}{again}, {host.arithmetic}")
         self._dispatch()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lepton_automl.core.decisions import Decision
-from lepton_automl.core.units import epochs_text
+from lepton_automl.core.units import counted, epochs_text
 from lepton_automl.errors import ArchError
 from lepton_automl.models.arch import Arch
 from lepton_automl.search.space.draw import RandomTrial, SpaceTrial
@@ -108,7 +108,7 @@ def decision(space: SearchSpace, trials: Trials) -> Decision | None:
         left_out += f"; with {values}, as for fewer than {space.few.samples:,} training samples"
     return Decision(
         "search space",
-        f"{space.name}, begun with {len(reached)} known-good nets, the best {best}",
+        f"{space.name}, begun with {counted(len(reached), 'known-good net')}, the best {best}",
         f"validation accuracy after {epochs_text(epochs)}: {', '.join(texts)}{left_out}",
         "measured" if len(reached) > 1 else "assumed",
         "--space",
