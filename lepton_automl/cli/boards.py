@@ -24,6 +24,10 @@ NetOption = Annotated[
 ]
 
 
+_UNCONFIRMED = " (?)"
+"""After the name of a board whose figures no document confirms."""
+
+
 def boards(artifact: NetOption = None, json: o.Json = False) -> None:
     """List the boards of --board, and on which of them a net fits.
 
@@ -59,10 +63,12 @@ def _show(rows: list[dict[str, Any]]) -> None:
     has_net = "fit" in rows[0]
     table.add_column("the net" if has_net else "")
     for row in rows:
-        cells = [row["name"], row["core"]]
+        cells = [row["name"] + ("" if row["checked"] else _UNCONFIRMED), row["core"]]
         cells += [f"{row[name]:g}" for name in ("clock_mhz", "flash_kib", "ram_kib")]
         table.add_row(*cells, row["fit"] if has_net else row["note"])
     show(table)
+    if not all(row["checked"] for row in rows):
+        show(f"{_UNCONFIRMED.strip()} no public document confirms these figures")
     if has_net:
         flash, ram = (bytes_text(rows[0][f"net_{name}_bytes"]) for name in ("flash", "ram"))
         show(f"the net takes {flash} of flash, {rows[0]['basis']}, and {ram} of memory")

@@ -39,8 +39,10 @@ class Board:
     ram_kib: float
     """Largest block of memory for data in one piece, KiB."""
     source: str = ""
-    """Page of the vendor with these figures."""
+    """Page of the vendor."""
     note: str = ""
+    checked: str = ""
+    """Public documents with these figures; empty where none confirms them."""
 
     def __post_init__(self) -> None:
         for what in ("clock_mhz", "flash_kib", "ram_kib"):

@@ -17,6 +17,16 @@ def test_boards_are_listed(lepton):
     assert row["source"].startswith("https://www.st.com/")
 
 
+def test_a_board_without_a_document_of_its_figures_is_marked(lepton, monkeypatch):
+    assert "(?)" not in lepton("boards").out
+    unknown = boards.Board("mine", "cortex-m0", 8, 64, 8)
+    monkeypatch.setattr(boards, "every", lambda: [unknown, boards.load("xiao-samd21")])
+    out = lepton("boards").out
+    assert "mine (?)" in out
+    assert "xiao-samd21 (?)" not in out
+    assert "(?) no public document confirms" in out
+
+
 def test_the_net_of_a_run_fits_some_boards(lepton, finished_run):
     rows = json.loads(lepton("boards", str(finished_run[0].out), "--json").out)["boards"]
     assert {row["fit"] for row in rows} <= {"fits", "tight", "does not fit"}

@@ -22,6 +22,43 @@ def test_every_board_has_plausible_memory_a_core_and_a_page_of_its_vendor():
         assert 16 <= board.clock_mhz <= 1000
         assert board.core.startswith(("cortex-m", "riscv32", "xtensa"))
         assert board.flash_bytes == table[board.name]["flash_kib"] * 1024
+        assert all(": " in each or each.endswith(")") for each in board.checked.split("; "))
+
+
+LARGEST_PROGRAM = {
+    "arduino-due": (524_288, 98_304),
+    "arduino-nano-33-ble": (983_040, 262_144),
+    "arduino-uno-r4": (262_144 - 0x4000, 32_768),
+    "arduino-zero": (262_144 - 0x2000, 32_768),
+    "feather-m4-express": (507_904, 196_608),
+    "nrf52-dk": (524_288, 65_536),
+    "nrf52840-dk": (1_048_576, 262_144),
+    "nucleo-f091rc": (262_144, 32_768),
+    "nucleo-f401re": (524_288, 98_304),
+    "nucleo-f411re": (524_288, 131_072),
+    "nucleo-f446re": (524_288, 131_072),
+    "nucleo-f746zg": (1_048_576, 327_680),
+    "nucleo-g071rb": (131_072, 36_864),
+    "nucleo-g431rb": (131_072, 32_768),
+    "nucleo-h743zi": (2_097_152, 524_288),
+    "nucleo-l432kc": (262_144, 65_536),
+    "nucleo-l552ze-q": (524_288, 196_608),
+    "nucleo-u575zi-q": (2_097_152, 786_432),
+    "portenta-h7": (786_432, 523_624),
+    "stm32f4-discovery": (1_048_576, 131_072),
+    "teensy-4.0": (2_031_616, 524_288),
+    "teensy-4.1": (8_126_464, 524_288),
+    "xiao-samd21": (262_144 - 0x2000, 32_768),
+}
+"""Bytes of flash and memory in the board files of PlatformIO, less the offset of the program."""
+
+
+@pytest.mark.parametrize("name", LARGEST_PROGRAM)
+def test_a_board_states_no_more_than_its_tools_give_a_program(name):
+    flash_bytes, ram_bytes = LARGEST_PROGRAM[name]
+    board = boards.load(name)
+    assert board.flash_bytes == flash_bytes
+    assert 0 <= ram_bytes - board.ram_bytes < 1024
 
 
 def test_a_board_is_found_by_its_name_and_by_a_beginning_that_no_other_has():
@@ -79,7 +116,7 @@ def test_a_file_describes_a_board_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize("name", ["teensy-4.1", 'own "x"\nä'])
 def test_a_board_is_written_as_it_is_read(tmp_path, name):
-    board = Board(name, "cortex-m4", 48.5, 64, 8, "a page", 'a "note" \\ ä')
+    board = Board(name, "cortex-m4", 48.5, 64, 8, "a page", 'a "note" \\ ä', "a file")
     path = tmp_path / "board.toml"
     path.write_text(board.to_toml())
     assert boards.load(str(path)) == board
