@@ -14,7 +14,7 @@ import numpy as np
 # ONNX Runtime 1.32 sends usage data to its maker unless this is set before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 def pixels_of(
@@ -22,8 +22,10 @@ def pixels_of(
 ) -> np.ndarray:
     """One picture as the net was trained on it: uint8 (1, height, width, channels)."""
     if file.endswith(".npy"):  # pixels of the net's size, of any number of channels
-        return np.load(file).astype(np.uint8).reshape(1, height, width, channels)
-    with Image.open(file) as opened:
+        values = np.load(file)
+        pixels = values if values.dtype == np.uint8 else to_8_bits(values, scale)
+        return pixels.reshape(1, height, width, channels)
+    with open_picture(file) as opened:
         picture = ImageOps.exif_transpose(opened)
     is_grey = picture.mode.startswith("I") or picture.mode == "F"
     if is_grey or (scale not in FULL and sixteen_bit_colour(file) is not None):
@@ -34,6 +36,17 @@ def pixels_of(
     picture = picture.convert("RGB").convert("L" if channels == 1 else "RGB")
     picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture, np.uint8).reshape(1, height, width, channels)
+
+
+def open_picture(file: str) -> Image.Image:
+    """A picture file, open in Pillow."""
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        sys.exit(
+            f"{file}: no picture that Pillow reads. Of TIFF files with floating-point pixels only "
+            "grey ones of 32 bits are read here: give their pixels in a .npy file of the net's size"
+        )
 
 
 FULL = ("16bit", "unit", "symmetric")
@@ -58,7 +71,7 @@ def values_of(file: str) -> np.ndarray:
     if file.endswith(".npy"):
         return np.load(file)
     values = sixteen_bit_colour(file)
-    with Image.open(file) as picture:
+    with open_picture(file) as picture:
         picture.load()  # turns a TIFF by itself
         turn = picture.getexif().get(0x0112, 1)  # EXIF orientation
         values = np.asarray(picture) if values is None else values
@@ -74,7 +87,7 @@ def sixteen_bit_colour(file: str) -> np.ndarray | None:
     """
     halves = []
     for is_swapped in (False, True):
-        with Image.open(file) as picture:
+        with open_picture(file) as picture:
             args = picture.tile[0].args if picture.tile else ""
             first, *rest = args if isinstance(args, tuple) else (args,)
             mode, _, order = str(first).replace("N", sys.byteorder[0].upper()).partition(";16")

@@ -244,6 +244,21 @@ def pillow(name: str = "Image") -> Any:
         raise Problem("Pillow is missing: pip install pillow, or give .npy files") from error
 
 
+def open_picture(path: Path) -> Any:
+    """A picture file, open in Pillow."""
+    image = pillow()
+    try:
+        return image.open(path)
+    except importlib.import_module("PIL").UnidentifiedImageError as error:
+        hint = "no picture that Pillow reads"
+        if path.suffix.lower() in (".tif", ".tiff"):
+            hint += (
+                "; of TIFF files with floating-point pixels only grey ones of 32 bits are read "
+                "here: give their pixels in a .npy file, or use `lepton predict`"
+            )
+        raise ValueError(hint) from error
+
+
 def pixels_of(
     path: Path, shape: tuple[int, ...], scale: str = "", framing: dict[str, Any] | None = None
 ) -> np.ndarray:
@@ -270,7 +285,7 @@ def pixels_of(
 def upright(path: Path, scale: str, channels: int) -> Any:
     """A picture file as an image of 8 bits, turned as its EXIF says, transparency over white."""
     image = pillow()
-    with image.open(path) as opened:
+    with open_picture(path) as opened:
         picture = pillow("ImageOps").exif_transpose(opened)
     is_deep = picture.mode.startswith("I") or picture.mode == "F"
     is_full = scale in ("16bit", "unit", "symmetric") or channels == 4
@@ -355,7 +370,7 @@ def stored_array(path: Path, channels: int) -> np.ndarray:
 def values_of(path: Path) -> np.ndarray:
     """The stored values of a picture file, upright: (height, width), with channels if it has."""
     values = sixteen_bit_colour(path)
-    with pillow().open(path) as picture:
+    with open_picture(path) as picture:
         picture.load()  # turns a TIFF by itself
         turn = picture.getexif().get(0x0112, 1)  # EXIF orientation
         values = np.asarray(picture) if values is None else values
@@ -371,7 +386,7 @@ def sixteen_bit_colour(path: Path) -> np.ndarray | None:
     """
     halves = []
     for is_swapped in (False, True):
-        with pillow().open(path) as picture:
+        with open_picture(path) as picture:
             args = picture.tile[0].args if picture.tile else ""
             first, *rest = args if isinstance(args, tuple) else (args,)
             mode, _, order = str(first).replace("N", sys.byteorder[0].upper()).partition(";16")

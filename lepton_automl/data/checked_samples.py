@@ -28,22 +28,9 @@ from lepton_automl.data.pictures.pixel_scale import (
     OPTION,
     PixelScale,
 )
-from lepton_automl.data.samples import PARTS, Samples, subset
+from lepton_automl.data.samples import PARTS, Samples, UnreadableFile, subset
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.text import printable
-
-
-@dataclass(frozen=True)
-class UnreadableFile:
-    """A picture file that cannot be read."""
-
-    id: str
-    """Name in messages, as `Samples.ids`."""
-    class_name: str
-    part: str
-    """`train`, `validation` or `test`; empty where the data give no part."""
-    error: str
-    """Path and reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,10 +145,17 @@ def check_pictures(
     """
     if (signals := samples.signals) is not None:
         digests = tuple(hashlib.sha256(row).digest() for row in signals)
-        return CheckedSamples(samples, digests, signals.shape[2], (1, signals.shape[1]), None)
+        return CheckedSamples(
+            samples,
+            digests,
+            signals.shape[2],
+            (1, signals.shape[1]),
+            None,
+            unreadable=samples.unreadable,
+        )
     if (sound := samples.sound) is not None:
         digests = tuple(hashlib.sha256(row).digest() for row in sound)
-        return CheckedSamples(samples, digests, 1, None, None)
+        return CheckedSamples(samples, digests, 1, None, None, unreadable=samples.unreadable)
     pictures = samples.only_pictures
     if isinstance(pictures, np.ndarray):
         stored = pictures if samples.deep is None else samples.deep

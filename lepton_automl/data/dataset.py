@@ -21,9 +21,6 @@ from lepton_automl.core.events import Event
 from lepton_automl.core.units import counted
 from lepton_automl.data import decode_pool, pixel_cache
 from lepton_automl.data.audio_files import Audio
-from lepton_automl.data.checked_samples import (
-    UnreadableFile,
-)
 from lepton_automl.data.decode_pool import Decoding, Reading, only_files
 from lepton_automl.data.pictures import decode
 from lepton_automl.data.pictures.decode import Pictures
@@ -32,7 +29,7 @@ from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.data.pictures.levels import LevelTable
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.pictures.pixel_scale import decision as pixel_scale_decision
-from lepton_automl.data.samples import PARTS, select
+from lepton_automl.data.samples import PARTS, UnreadableFile, select
 from lepton_automl.data.signals import (
     Signals,
 )
@@ -193,7 +190,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     """Remarks of the source for the user."""
     unreadable: tuple[UnreadableFile, ...] = ()
-    """Picture files that were left out."""
+    """Picture files and recordings that were left out."""
     reading: Reading = field(default_factory=Reading)
     """How picture files are read."""
 

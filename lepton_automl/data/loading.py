@@ -262,6 +262,7 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
         decisions=(*samples.decisions, *(_of_test(each) for each in more.decisions)),
         pixel_scale=samples.pixel_scale,
         audio=samples.audio,
+        unreadable=samples.unreadable + more.unreadable,
         value_type=samples.value_type if samples.value_type == more.value_type else "float32",
         deep=None
         if samples.deep is None or more.deep is None

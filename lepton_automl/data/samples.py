@@ -23,6 +23,19 @@ PARTS = ("train", "validation", "test")
 _COLUMNS = ("pictures", "ids", "parts", "groups", "recordings", "spans")
 
 
+@dataclass(frozen=True)
+class UnreadableFile:
+    """A picture file or recording that cannot be read."""
+
+    id: str
+    """Name in messages, as `Samples.ids`."""
+    class_name: str
+    part: str
+    """`train`, `validation` or `test`; empty where the data give no part."""
+    error: str
+    """Path and reason."""
+
+
 @dataclass(frozen=True, eq=False)
 class Samples:
     """Labelled pictures or signals as a source reads them.
@@ -68,6 +81,8 @@ class Samples:
     """Scale of the stored pixels, where it is not that of 8 bits."""
     audio: AudioWindows | None = None
     """Of windows of sound, which are int16 (N, window); None for other samples."""
+    unreadable: tuple[UnreadableFile, ...] = ()
+    """Recordings that the source left out; picture files are read later."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -113,8 +128,13 @@ class Samples:
                 raise _wrong(f"{len(self.labels)} labels but {len(column)} {name}")
         if len(self) and not 0 <= self.labels.min() <= self.labels.max() < len(self.class_names):
             raise _wrong(f"labels that are not 0 to {len(self.class_names) - 1}")
-        if any(not name.strip() or not name.isprintable() for name in self.class_names):
-            raise _wrong(f"an empty or unprintable class name among {self.class_names}")
+        for name in self.class_names:
+            if not name.strip() or not name.isprintable():
+                raise DataError(
+                    f"the class name {name!r} is empty or has characters that cannot be printed, "
+                    "such as line breaks",
+                    fix="rename the class: its folder, or its label in the table or file",
+                )
         if len(set(self.class_names)) != len(self.class_names):
             raise _wrong(f"two classes of one name: {', '.join(self.class_names)}")
         _check_array(self.pictures, is_audio=self.audio is not None)

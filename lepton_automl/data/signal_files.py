@@ -174,7 +174,7 @@ def read_recording(path: Path, wanted: Sequence[str] = ()) -> Recording:
 
 def read_recordings(
     files: Sequence[Path], *, skip_corrupt: bool
-) -> tuple[list[int], list[Recording], tuple[str, ...]]:
+) -> tuple[list[int], list[Recording], tuple[str, ...], dict[int, str]]:
     """Read recordings, those that cannot be read left out or refused.
 
     Returns
@@ -184,13 +184,15 @@ def read_recordings(
     list of Recording
     tuple of str
         A note on those that were left out; empty where all were read.
+    dict of int to str
+        Place of each that was left out, and its error.
 
     Raises
     ------
     DataError
         If one cannot be read and `skip_corrupt` is false, or none can.
     """
-    places, read, errors = list[int](), list[Recording](), list[DataError]()
+    places, read, errors = list[int](), list[Recording](), dict[int, DataError]()
     for place, file in enumerate(files):
         try:
             read.append(read_recording(file))
@@ -199,15 +201,16 @@ def read_recordings(
             if not skip_corrupt:
                 fix = f"{error.fix}; --skip-corrupt ignores files that cannot be read"
                 raise DataError(error.what, fix=fix) from error
-            errors.append(error)
+            errors[place] = error
     if errors and not read:
         raise errors[0]
+    whats = {place: error.what for place, error in errors.items()}
     if not errors:
-        return places, read, ()
-    shown = "; ".join(error.what for error in errors[:3])
+        return places, read, (), whats
+    shown = "; ".join(list(whats.values())[:3])
     more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
     note = f"ignored {len(errors)} of {len(files)} recordings that cannot be read: {shown}{more}"
-    return places, read, (note,)
+    return places, read, (note,), whats
 
 
 def check_alike(files: Sequence[Path], read: Sequence[Recording]) -> None:

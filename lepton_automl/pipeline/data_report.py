@@ -16,7 +16,13 @@ from lepton_automl.config import RunConfig
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.data.audit.checks import Finding, SampleKey
-from lepton_automl.data.audit.full_audit import MAX_SAMPLES, Thumbnails, full_audit, make_thumbnails
+from lepton_automl.data.audit.full_audit import (
+    MAX_SAMPLES,
+    Thumbnails,
+    full_audit,
+    make_thumbnails,
+    unreadable_text,
+)
 from lepton_automl.data.audit.label_suspects import LabelSuspects, Suspect, find_label_suspects
 from lepton_automl.data.dataset import Dataset, Part
 from lepton_automl.errors import DataError
@@ -196,10 +202,8 @@ def report_data(
 
 
 def _refusal(dataset: Dataset) -> DataError:
-    files = dataset.unreadable
-    total = len(files) + sum(len(part) for part in dataset.parts)
     return DataError(
-        f"{len(files)} of {total} pictures cannot be read: a run refuses these data",
+        f"{unreadable_text(dataset)}: a run refuses these data",
         fix="repair or remove these files, or give --skip-corrupt to ignore them",
     )
 

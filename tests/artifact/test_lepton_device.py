@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from lepton_automl.data.pictures import array_files, decode
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, parse
 from tests.helpers.artifacts import make_bundle, seal_bundle
+from tests.helpers.pictures import tiff
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "classify.py"
 
 ALONE = """import runpy, sys
 class Hidden:
@@ -121,6 +125,32 @@ def test_pixels_of_arrays_are_those_of_training(tmp_path, channels):
     np.save(path, rng.integers(0, 65536, (20, 21, channels), np.uint16))
     wanted16 = array_files.read_deep_pixels(path, channels, (8, 9))
     assert np.array_equal(device.deep_pixels_of(path, 8, 9, channels), wanted16)
+
+
+@pytest.mark.parametrize("program", ["device", "example"])
+def test_a_colour_tiff_of_floats_is_named_with_the_way_out_which_gives_its_pixels(
+    artifact, tmp_path, program
+):
+    values = np.random.default_rng(0).uniform(0, 1, (8, 9, 3)).astype(np.float32)
+    (tmp_path / "a.tif").write_bytes(tiff(values))
+    if program == "device":
+        done = alone(artifact / "lepton_device.py", "predict", artifact, tmp_path / "a.tif")
+        assert done.returncode == 3
+    else:
+        model = artifact / "model.int8.onnx"
+        done = alone(EXAMPLE, model, tmp_path / "a.tif")
+        assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "a.tif: no picture that Pillow reads" in line
+    assert ".npy" in line
+    np.save(tmp_path / "a.npy", values)
+    wanted = decode.decode(tmp_path / "a.tif", 3, scale=parse("unit"))
+    if program == "device":
+        found = device.pixels_of(tmp_path / "a.npy", (8, 9, 3), "unit")
+    else:
+        found = runpy.run_path(str(EXAMPLE))["pixels_of"](str(tmp_path / "a.npy"), 8, 9, 3, "unit")
+        found = found[0]
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_windows_of_signals_are_those_of_lepton(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.helpers import sounds
 from tests.helpers.pictures import random_pictures, tree, write_folder, write_npz
 
 
@@ -50,6 +51,38 @@ def test_unreadable_files_end_with_3_after_the_whole_report(lepton, faulty):
     assert "error: 1 of 72 pictures cannot be read" in done.err
     assert tree(faulty) == before
     assert sorted(path.name for path in faulty.parent.iterdir()) == ["d"]
+
+
+@pytest.mark.parametrize("kind", ["sound", "signals", "table of sound", "table of signals"])
+def test_recordings_that_cannot_be_read_end_with_3_as_in_a_run_which_refuses_them(
+    lepton, tmp_path, kind
+):
+    suffix = "wav" if "sound" in kind else "csv"
+    rng, rows = np.random.default_rng(0), ["path,label"]
+    for label, hertz in (("low", 300), ("high", 900)):
+        for n in range(8):
+            path = tmp_path / "d" / label / f"{n}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if suffix == "wav":
+                sounds.write(path, sounds.tone(hertz, 0.3, seed=n))
+            else:
+                np.savetxt(path, rng.normal(hertz, 1, (30, 2)), delimiter=",")
+            rows.append(f"d/{label}/{n}.{suffix},{label}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    for name in ("low/3", "high/5"):
+        (tmp_path / "d" / f"{name}.{suffix}").write_bytes(b"")
+    data = "t.csv" if "table" in kind else "d"
+    done = lepton("data", data, "--json", "--quiet")
+    found = json.loads(done.out)
+    assert (done.exit_code, found["exit_code"]) == (3, 3)
+    assert "error: 2 recordings cannot be read" in done.err
+    named = {(file["id"].removeprefix("d/"), file["class_name"]) for file in found["unreadable"]}
+    assert named == {(f"low/3.{suffix}", "low"), (f"high/5.{suffix}", "high")}
+    assert [each["count"] for each in found["findings"] if each["kind"] == "unreadable files"] == [
+        2
+    ]
+    assert lepton("run", data, "--budget", "1h", "--quiet").exit_code == 3
+    assert lepton("data", data, "--skip-corrupt", "--quiet").exit_code == 0
 
 
 def test_with_skip_corrupt_the_exit_code_is_0_and_the_files_are_named(lepton, faulty):

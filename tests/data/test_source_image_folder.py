@@ -114,6 +114,26 @@ def test_other_files_are_ignored_with_a_note(tmp_path):
     assert "loose.png" in note
 
 
+def test_pictures_of_kinds_that_are_not_read_are_named_unless_they_are_there_in_another_kind(
+    tmp_path,
+):
+    folder = write_folder(tmp_path, {"a": 4, "b": 4})
+    for name in ("a/000.heic", "b/001.DNG"):  # Beside 000.png and 001.png.
+        (folder / name).write_bytes(b"x")
+    assert len(read(folder)) == 8
+    for name in ("a/phone.HEIC", "b/x.avif", "b/y.heic"):
+        (folder / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"2 \.heic, 1 \.avif.*a/phone\.HEIC") as raised:
+        read(folder)
+    assert "convert" in raised.value.fix
+    only = tmp_path / "only"
+    for name in ("a", "b"):
+        (only / name).mkdir(parents=True)
+        (only / name / "1.svg").write_bytes(b"<svg/>")
+    with pytest.raises(DataError, match=r"2 \.svg"):
+        read(only)
+
+
 def test_an_empty_folder_is_an_error_with_the_layout(tmp_path):
     with pytest.raises(DataError, match="holds no pictures") as caught:
         read(tmp_path)

@@ -85,4 +85,5 @@ def test_an_unprintable_class_name_is_refused_in_print(lepton, tmp_path):
     done = lepton("run", "data")
     assert done.exit_code == 3
     assert r"cat\u202e\x1b[2J" in done.err
+    assert "rename the class" in done.err
     assert not RAW.search(done.err)

@@ -82,13 +82,21 @@ def full_audit(dataset: Dataset, thumbs: Thumbnails) -> tuple[Finding, ...]:
 
 def _unreadable(dataset: Dataset) -> Iterator[Finding]:
     if count := len(dataset.unreadable):
-        total = count + sum(len(part) for part in dataset.parts)
         yield Finding(
             "unreadable files",
-            f"{count} of {total} picture files cannot be read",
+            unreadable_text(dataset),
             "repair or remove these files, or give --skip-corrupt to ignore them",
             count,
         )
+
+
+def unreadable_text(dataset: Dataset) -> str:
+    """How many files cannot be read; of recordings, which become several windows, no share."""
+    count = len(dataset.unreadable)
+    if dataset.kind != "pictures":
+        return f"{count} recordings cannot be read"
+    total = count + sum(len(part) for part in dataset.parts)
+    return f"{count} of {total} pictures cannot be read"
 
 
 def _copies(dataset: Dataset) -> Iterator[Finding]:

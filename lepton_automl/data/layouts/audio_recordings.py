@@ -16,7 +16,7 @@ from lepton_automl.data import audio_files
 from lepton_automl.data.audio import AudioWindows
 from lepton_automl.data.audio_files import Audio
 from lepton_automl.data.pictures.decode import map_in_threads
-from lepton_automl.data.samples import Samples
+from lepton_automl.data.samples import Samples, UnreadableFile
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.models.front_end import MAX_WINDOW, default_frame
 
@@ -76,7 +76,7 @@ def cut_audio(
     ConfigError
         If the window is too long.
     """
-    files, read, notes = _read_all(recordings, skip_corrupt=skip_corrupt)
+    files, read, notes, unreadable = _read_all(recordings, skip_corrupt=skip_corrupt)
     is_training = np.array([file.part in ("", "train") for file in files])
     rate, decisions = _choose_rate(rate, [own for _, own in read], is_training)
     pairs = list(zip([file.path for file in files], read, strict=True))
@@ -117,6 +117,7 @@ def cut_audio(
         decisions=(*decisions, decision, *_background_decisions(files, class_names)),
         recordings=_recordings_of(files, counts),
         audio=AudioWindows(rate, stride),
+        unreadable=unreadable,
     )
 
 
@@ -130,8 +131,10 @@ def _groups(files: Sequence[AudioRecording], counts: list[int]) -> np.ndarray | 
 
 def _read_all(
     files: Sequence[AudioRecording], *, skip_corrupt: bool
-) -> tuple[list[AudioRecording], list[tuple[Audio, int]], tuple[str, ...]]:
-    """The recordings that can be read, samples and rate of each, and a note on the others."""
+) -> tuple[
+    list[AudioRecording], list[tuple[Audio, int]], tuple[str, ...], tuple[UnreadableFile, ...]
+]:
+    """Recordings that can be read, samples and rate of each; a note on the others, and these."""
 
     def read(file: AudioRecording) -> tuple[Audio, int] | DataError:
         try:
@@ -144,7 +147,7 @@ def _read_all(
     good = [n for n, each in enumerate(found) if not isinstance(each, DataError)]
     values = [each for each in found if not isinstance(each, DataError)]
     if not bad:
-        return list(files), values, ()
+        return list(files), values, (), ()
     more = f"; and {len(bad) - 3} more" if len(bad) > 3 else ""
     shown = f"{'; '.join(error.what for error in bad[:3])}{more}"
     if not skip_corrupt or not good:
@@ -154,7 +157,12 @@ def _read_all(
             fix=f"{bad[0].fix}{more}",
         )
     note = f"ignored {len(bad)} of {len(files)} recordings that cannot be read: {shown}"
-    return [files[n] for n in good], values, (note,)
+    unreadable = tuple(
+        UnreadableFile(file.id, file.label, file.part, each.what)
+        for file, each in zip(files, found, strict=True)
+        if isinstance(each, DataError)
+    )
+    return [files[n] for n in good], values, (note,), unreadable
 
 
 def _choose_rate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,15 @@ _LEFTOVERS = frozenset(
     }
 )
 """What systems, NAS boxes and archives leave in folders, in lower case; so are dot-files."""
+
+_PHOTOS, _DRAWN, _SCANS, _RAW = (
+    ".heic .heif .avif .jxl .jp2 .j2k .jpx .jxr .tga .pcx",
+    ".svg .eps .psd .xcf",
+    ".exr .hdr .dcm .dicom .nii",
+    ".dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .raw",
+)
+_OTHER_PICTURES = frozenset(f"{_PHOTOS} {_DRAWN} {_SCANS} {_RAW}".split())
+"""Suffixes of pictures that are not read, in lower case."""
 
 _LAYOUT = "put the pictures of each class into one sub-folder named after the class"
 _PART_LAYOUT = (
@@ -93,7 +103,8 @@ def read_folders(top: Folder, stated: Mapping[str, str] | None) -> Samples:
     Raises
     ------
     DataError
-        If it holds no labelled pictures, or it is not clear which folders are classes.
+        If it holds no labelled pictures, or pictures of kinds that are not read, or it is not clear
+        which folders are classes.
     ConfigError
         If a stated folder is not there.
     """
@@ -111,6 +122,7 @@ def read_folders(top: Folder, stated: Mapping[str, str] | None) -> Samples:
         file for _, part in parts for folder in part.folders for file in folder.below("others")
     ]
     loose = [file for _, part in parts for file in part.pictures]
+    _check_kinds([file for _, _, file in found], others, data)
     if not found:
         raise _empty(root.path, len(others), len(loose), parts)
     _check_parts(parts, data)
@@ -270,6 +282,31 @@ def _no_class_folders(root: Folder) -> DataError:
         f"{root.path}: {names} are parts by their names, but hold no class folders",
         fix=f"{_PART_LAYOUT}; where these are the classes: --parts none",
     )
+
+
+def _check_kinds(read: list[Path], others: list[Path], data: Path) -> None:
+    """Refuse pictures of kinds that are not read, unless each is there in another kind too.
+
+    Raises
+    ------
+    DataError
+        If some would be left out: the classes may differ in what they are stored as.
+    """
+    known = {file.with_suffix("") for file in read}
+    left = [
+        file
+        for file in others
+        if file.suffix.lower() in _OTHER_PICTURES and file.with_suffix("") not in known
+    ]
+    if left:
+        kinds = Counter(file.suffix.lower() for file in left)
+        shown = ", ".join(f"{count} {suffix}" for suffix, count in kinds.most_common(4))
+        raise DataError(
+            f"{data} holds pictures of kinds that are not read ({shown}), such as "
+            f"{left[0].relative_to(data)}",
+            fix="convert them into PNG or JPEG files, such as `magick mogrify -format png "
+            f"*{left[0].suffix}` in their folder, or remove them",
+        )
 
 
 def _check_parts(parts: list[tuple[str, Folder]], data: Path) -> None:

@@ -563,10 +563,14 @@ def _labels(what: str, y: Array) -> Array:
         raise DataError(f"{what} has shape {y.shape}", fix="give one label a picture, shape (N,)")
     if y.dtype.kind in "SU":
         return _decoded(what, y)
-    if y.dtype.kind not in "buif" or not (np.isfinite(y).all() and (y == np.rint(y)).all()):
+    fix = "give the number or the name of a class for each picture"
+    if y.dtype.kind not in "buif":
+        raise DataError(f"{what} is {y.dtype} and not whole numbers or texts", fix=fix)
+    if y.dtype.kind == "f" and len(odd := np.flatnonzero(~np.isfinite(y) | (y != np.rint(y)))):
         raise DataError(
-            f"{what} is {y.dtype} and not whole numbers or texts",
-            fix="give the number or the name of a class for each picture",
+            f"{what}[{odd[0]}] = {y[odd[0]]:g}, the rule is whole numbers or texts; {len(odd)} of "
+            f"{len(y)} labels break it",
+            fix=fix,
         )
     return y.astype(np.int64)
 

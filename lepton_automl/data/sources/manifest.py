@@ -26,8 +26,9 @@ from lepton_automl.data.layouts.tables import (
 )
 from lepton_automl.data.layouts.windows import LabelledRecording, cut_recordings
 from lepton_automl.data.pictures.decode import SUFFIXES
+from lepton_automl.data.samples import Samples, UnreadableFile
 from lepton_automl.data.signal_files import check_alike, read_recordings, time_decisions
-from lepton_automl.data.sources import Samples, Source
+from lepton_automl.data.sources import Source
 from lepton_automl.errors import ConfigError
 from lepton_automl.text import printable
 
@@ -153,8 +154,12 @@ class Manifest(Source):
         labels = class_texts([table.columns[roles.label][row] for row in places])
         others = table.other_columns(roles)
         order = sorted(range(len(ids)), key=lambda n: (labels[n], folder_order(ids[n])))
-        found, read, left_out = read_recordings(
+        found, read, left_out, errors = read_recordings(
             [files[n] for n in order], skip_corrupt=self._skip_corrupt
+        )
+        unreadable = tuple(
+            UnreadableFile(ids[order[n]], labels[order[n]], str(rows.parts[order[n]]), what)
+            for n, what in errors.items()
         )
         order = [order[n] for n in found]
         check_alike([files[n] for n in order], read)
@@ -178,6 +183,7 @@ class Manifest(Source):
         return dataclasses.replace(
             samples,
             notes=(*notes, *left_out, *rows.notes, *samples.notes),
+            unreadable=unreadable,
             decisions=(*made, *samples.decisions, *time_decisions(read)),
         )
 

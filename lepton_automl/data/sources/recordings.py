@@ -26,13 +26,14 @@ from lepton_automl.data.layouts.series_tables import (
 )
 from lepton_automl.data.layouts.table_files import read_table
 from lepton_automl.data.layouts.windows import LabelledRecording, cut_recordings
+from lepton_automl.data.samples import Samples, UnreadableFile
 from lepton_automl.data.signal_files import (
     SUFFIXES,
     check_alike,
     read_recordings,
     time_decisions,
 )
-from lepton_automl.data.sources import Samples, Source
+from lepton_automl.data.sources import Source
 from lepton_automl.errors import ConfigError, DataError
 
 _LAYOUT = "give DATA/CLASS/RECORDING.csv, or DATA/train/CLASS/... and DATA/test/CLASS/..."
@@ -81,8 +82,12 @@ class Recordings(Source):
             raise ConfigError(
                 f"--columns has no effect: folders of {data} name the classes", fix="leave it out"
             )
-        places, read, notes = read_recordings(
+        places, read, notes, errors = read_recordings(
             [file.path for file in files], skip_corrupt=self._skip_corrupt
+        )
+        unreadable = tuple(
+            UnreadableFile(files[n].id, files[n].label, files[n].part, what)
+            for n, what in errors.items()
         )
         files = [files[place] for place in places]
         check_alike([file.path for file in files], read)
@@ -105,6 +110,7 @@ class Recordings(Source):
         return dataclasses.replace(
             samples,
             notes=(*notes, *_unlabelled_notes(Path(data)), *samples.notes),
+            unreadable=unreadable,
             decisions=(*samples.decisions, *time_decisions(read)),
         )
 
