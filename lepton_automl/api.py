@@ -34,7 +34,7 @@ from lepton_automl.errors import ConfigError, DataError, MachineError
 from lepton_automl.runs.folder import RunFolder, configured, default_out, locate
 
 if TYPE_CHECKING:
-    from lepton_automl.artifact.predict import Classifier, Prediction
+    from lepton_automl.artifact.predict import Classifier, Prediction, Samples
     from lepton_automl.compress.steps import CompressionResult
     from lepton_automl.cost.boards import BoardFit
     from lepton_automl.pipeline.bench_files import Comparison
@@ -550,21 +550,22 @@ def status(run: str | Path) -> Status:
 
 def predict(
     artifact: str | Path,
-    files: Sequence[str | Path],
+    samples: Samples,
     *,
     pixel_scale: str = "auto",
     file_format: str = "",
     on_unreadable: Callable[[DataError], None] | None = None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> list[Prediction]:
-    """Label and probability of each picture file, in order.
+    """Label and probability of each sample, in order.
 
     Parameters
     ----------
     artifact
         An artifact folder, the run folder or an ONNX file.
-    files
-        Picture files, or folders of pictures.
+    samples
+        Files, folders of files and patterns; or samples in memory, such as the frames of a camera:
+        arrays as of `Classifier.classify_arrays`, or pictures of Pillow.
     pixel_scale
         Black and white of files with more than 8 bits a channel; `auto`: as in training.
     file_format
@@ -580,11 +581,11 @@ def predict(
     LeptonError
         With a way out, `fix`.
     """
-    from lepton_automl.artifact.predict import predict as predict_files
+    from lepton_automl.artifact.predict import predict as predict_samples
 
-    return predict_files(
+    return predict_samples(
         Path(artifact),
-        [Path(file) for file in files],
+        samples,
         pixel_scale=pixel_scale,
         file_format=file_format,
         on_unreadable=on_unreadable,
@@ -600,7 +601,9 @@ def classifier(
     on_unreadable: Callable[[DataError], None] | None = None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> Classifier:
-    """What `predict` opens, for many calls: `with classifier(RUN) as c: c.classify([path])`.
+    """What `predict` opens, for many calls: `with classifier(RUN) as it: it.classify([path])`.
+
+    Frames of a camera: `it.classify_arrays([frame])`.
 
     Parameters and errors as of `predict`.
     """

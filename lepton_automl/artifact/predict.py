@@ -7,10 +7,11 @@ manifest seals it.
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,17 @@ _SUSPECT_LEVEL, _SUSPECT_SHARE = 31, 0.5
 """A picture that is nowhere brighter, or in this share white, may be read with a wrong scale."""
 
 
+_BEYOND = 2
+"""Pixels in memory that are so many times the width of a scale above its black have another one."""
+
+_ARRAY = ("__array__", "__array_interface__")
+"""Attributes of which an array, a tensor or a picture of Pillow has one."""
+Samples = str | Path | Sequence[str | Path] | Sequence[NDArray[Any]] | NDArray[Any]
+"""What is classified: paths, or samples in memory."""
+_Held = Mapping[Path, NDArray[Any]]
+"""Samples in memory by the names that stand for them among paths."""
+
+
 @dataclass(frozen=True)
 class WindowAnswer:
     """Predicted class of one window of a recording."""
@@ -68,7 +80,7 @@ class Prediction:
     """Predicted class of one picture, window or recording."""
 
     file: Path
-    """Of several windows in one file that of number i is named `FILE[i]`."""
+    """Of several windows in one file that of number i is `FILE[i]`, sample i in memory `[i]`."""
     label: str
     """Empty where it is rejected."""
     probability: float
@@ -82,9 +94,12 @@ class Prediction:
     """Whether the probability is below the threshold in the file: none of the classes."""
 
 
+_Answer = Callable[[Sequence[Path], _Held], list[Prediction]]
+
+
 def predict(
     artifact: Path,
-    files: Sequence[Path],
+    samples: Samples,
     *,
     pixel_scale: str = "auto",
     file_format: str = "",
@@ -99,11 +114,12 @@ def predict(
     ----------
     artifact : Path
         An artifact folder (its shipped file is used), the run folder, or an ONNX file.
-    files : sequence of Path
+    samples : path, sequence of paths, or samples in memory
         Picture files, `.npy` files with a picture each (`data.pictures.array_files`), or folders of
         them; of signals `.npy` and `.csv` files (`data.signal_files.read_windows`) and files of
         series (`data.layouts.ucr_series.read_series`), of sound WAV, FLAC and OGG files, or folders
-        of them.
+        of them. In
+        memory: as of `Classifier.classify_arrays`, or pictures of Pillow.
     pixel_scale : str
         Black and white of files with more than 8 bits a channel, as `--pixel-scale` states them;
         `auto`: those of the data that the net was trained on.
@@ -122,7 +138,8 @@ def predict(
     ArtifactError
         If the file that ships has changed since the artifact was sealed.
     ConfigError
-        If `pixel_scale` states no scale, or `file_format` no format.
+        If `pixel_scale` states no scale, `file_format` no format, or paths and samples in memory
+        are mixed.
     MachineError
         If this machine lacks what answers the format.
     """
@@ -133,7 +150,24 @@ def predict(
         on_unreadable=on_unreadable,
         on_note=on_note,
     ) as classifier:
-        return classifier.classify(files)
+        if isinstance(samples, str | os.PathLike):
+            return classifier.classify([Path(samples)])
+        if _are_arrays(samples):
+            return classifier.classify_arrays(cast("Sequence[NDArray[Any]]", samples))
+        return classifier.classify([Path(cast("str | Path", each)) for each in samples])
+
+
+def _are_arrays(samples: Sequence[Any] | NDArray[Any]) -> bool:
+    """Whether samples are in memory, and not paths."""
+    if isinstance(samples, np.ndarray):
+        return True
+    kinds = {any(hasattr(each, name) for name in _ARRAY) for each in samples}
+    if len(kinds) > 1:
+        raise ConfigError(
+            "samples in memory and paths are mixed",
+            fix="give one kind, and the other in a second call",
+        )
+    return kinds == {True}
 
 
 class Classifier:
@@ -187,11 +221,39 @@ class Classifier:
         DataError
             If there are none, or one cannot be read and nothing receives its error.
         """
-        return self._answer(_found(files, self._suffixes))
+        return self._answer(_found(files, self._suffixes), {})
 
-    def _prepared(
-        self, stated: PixelScale | None
-    ) -> tuple[Callable[[Sequence[Path]], list[Prediction]], Set[str]]:
+    def classify_arrays(self, samples: Sequence[NDArray[Any]] | NDArray[Any]) -> list[Prediction]:
+        """Predictions of samples in memory, such as the frames of a camera, in order.
+
+        They are prepared as the files of `classify` are; the name of number i is `[i]`.
+
+        Parameters
+        ----------
+        samples : sequence of ndarray, or ndarray with all samples (N, ...)
+            Pictures (H, W) or (H, W, C) of any size, uint8 as in picture files, or values of the
+            scale that the net was trained with; grey and RGB are converted into each other. Of
+            signals windows or recordings (length, channels); of sound int16 recordings (length,) at
+            the rate of the net.
+
+        Raises
+        ------
+        DataError
+            If there are none, or one cannot be used and nothing receives its error.
+        """
+        dimensions = len(self._session.shape) + 1
+        if isinstance(samples, np.ndarray) and samples.ndim != dimensions:
+            raise DataError(
+                f"one array {samples.shape} is given, the rule for all samples in one is "
+                f"{dimensions} dimensions, the first of which counts them",
+                fix="give a list of samples, or such an array",
+            )
+        named = {Path(f"[{n}]"): np.asarray(sample) for n, sample in enumerate(samples)}
+        if not named:
+            raise DataError("there is no sample to classify", fix="give one at least")
+        return self._answer(list(named), named)
+
+    def _prepared(self, stated: PixelScale | None) -> tuple[_Answer, Set[str]]:
         """What answers paths, and the suffixes that are looked for in folders."""
         session, model, labels, report = self._session, self._model, self._labels, self._report
         framing = _framing(session, model)
@@ -205,10 +267,10 @@ class Classifier:
             if len(session.shape) == 1:
                 front_end = _front_end(session, model)
                 return (
-                    lambda paths: _of_audio(session, paths, labels, front_end, report)
+                    lambda paths, held: _of_audio(session, paths, held, labels, front_end, report)
                 ), audio_files.SUFFIXES
             return (
-                lambda paths: _of_signals(session, paths, labels, report)
+                lambda paths, held: _of_signals(session, paths, held, labels, report)
             ), signal_files.SUFFIXES | ucr_series.SUFFIXES
         below = _threshold(session, model)
         known = stated or _recorded_scale(session, model, self._seal)
@@ -218,13 +280,16 @@ class Classifier:
                 fix="leave it out",
             )
         return (
-            lambda paths: _of_pictures(session, paths, labels, known, framing, below, report)
+            lambda paths, held: _of_pictures(
+                session, paths, held, labels, known, framing, below, report
+            )
         ), _suffixes(session.shape[2])
 
 
 def _of_pictures(
     session: UntrustedSession,
     paths: Sequence[Path],
+    held: _Held,
     labels: Sequence[str],
     known: PixelScale | None,
     framing: Framing | None,
@@ -233,7 +298,7 @@ def _of_pictures(
 ) -> list[Prediction]:
     """Predictions of pictures, whose stored pixels have a known scale; None: that of 8 bits.
 
-    An answer with a probability under `below` is rejected.
+    An answer with a probability under `below` is rejected; arrays in `held` stand for their paths.
     """
     scale = known or SIXTEEN_BIT
     height, width, channels = session.shape
@@ -242,6 +307,8 @@ def _of_pictures(
 
     def pixels_of(path: Path) -> NDArray[Any] | DataError:
         try:
+            if path in held:
+                return _pixels_in(held[path], str(path), session, known, framing)
             if session.dtype == np.uint16:
                 return array_files.read_deep_pixels(path, channels, (height, width))
             if path.suffix.lower() == array_files.SUFFIX:
@@ -257,14 +324,55 @@ def _of_pictures(
         stacked = np.stack([pixels for _, pixels in good])
         session.send(stacked)
         batch = [path for path, _ in good]
-        remarks = _remarks(batch, stacked, scale) if session.dtype == np.uint8 else None
+        is_marked = session.dtype == np.uint8 and not held
+        remarks = _remarks(batch, stacked, scale) if is_marked else None
         sent = list(zip(batch, remarks or [""] * len(batch), strict=True))
     return found + _received(session, sent, labels, below)
+
+
+def _pixels_in(
+    values: NDArray[Any],
+    what: str,
+    session: UntrustedSession,
+    known: PixelScale | None,
+    framing: Framing | None,
+) -> NDArray[Any]:
+    """The pixels of a picture in memory, as the file reads them.
+
+    Raises
+    ------
+    DataError
+        If it is no picture, has other channels, or values that need another scale.
+    """
+    height, width, channels = session.shape
+    size = None if session.takes_any_size else (height, width)
+    is_plain = values.dtype == np.uint8 and session.dtype == np.uint8 and channels in (1, 3)
+    if is_plain and (values.ndim == 2 or (values.ndim == 3 and values.shape[2] in (1, 3))):
+        picture = values if values.ndim == 3 else values[..., None]
+        if not picture.size:
+            raise DataError(f"{what} is empty, {values.shape}", fix=_UNREADABLE)
+    else:
+        picture = array_files.picture_in(values, channels, what)
+    if session.dtype == np.uint16:
+        return array_files.deep_pixels_in(picture, channels, (height, width), what)
+    high = float(picture.max())
+    is_beyond = known is not None and high - known.black > _BEYOND * known.width
+    if known is not None and values.dtype == np.uint8 and (is_beyond or known.is_deep):
+        known = None  # As a picture file of 8 bits.
+    elif known is not None and is_beyond:
+        raise DataError(
+            f"{what} has values up to {high:g}, and {known.white:g} is white in the data that the "
+            f"net was trained on ({known.name})",
+            fix=f"bring its values to {known.black:g} to {known.white:g}, or state black and white "
+            "by pixel_scale",
+        )
+    return array_files.pixels_in(picture, channels, size, known, framing, what)
 
 
 def _of_signals(
     session: UntrustedSession,
     paths: Sequence[Path],
+    held: _Held,
     labels: Sequence[str],
     on_unreadable: Callable[[DataError], None],
 ) -> list[Prediction]:
@@ -273,7 +381,7 @@ def _of_signals(
     found: list[Prediction] = []
     for path in paths:
         try:
-            for name, windows in _recordings(path, session.shape, names, stride):
+            for name, windows in _recordings(path, held, session.shape, names, stride):
                 values: NDArray[Any] = windows.values
                 if session.dtype == np.int16:
                     values = signal_files.to_int16(str(path), windows.values)
@@ -284,10 +392,12 @@ def _of_signals(
 
 
 def _recordings(
-    path: Path, shape: tuple[int, ...], names: Sequence[str], stride: int
+    path: Path, held: _Held, shape: tuple[int, ...], names: Sequence[str], stride: int
 ) -> list[tuple[Path, signal_files.Windows]]:
     """Windows of the recordings in a file, with their names: the path where there is one."""
     length, channels = shape
+    if path in held:
+        return [(path, signal_files.windows_in(held[path], length, channels, stride, str(path)))]
     several = ucr_series.read_series(path, length, channels, stride)
     if several is None:
         several = series_tables.read_several(path, length, names, stride)
@@ -335,6 +445,7 @@ def _stride(session: UntrustedSession) -> int:
 def _of_audio(
     session: UntrustedSession,
     paths: Sequence[Path],
+    held: _Held,
     labels: Sequence[str],
     front_end: LogMel,
     on_unreadable: Callable[[DataError], None],
@@ -343,7 +454,7 @@ def _of_audio(
     found: list[Prediction] = []
     for path in paths:
         try:
-            samples = audio_files.to_rate(path, *audio_files.read_audio(path), front_end.rate)
+            samples = _samples(path, held, front_end.rate)
         except DataError as error:
             on_unreadable(DataError(error.what, fix=_UNREADABLE))
             continue
@@ -363,6 +474,20 @@ def _of_audio(
         best = int(joined.argmax())
         found.append(Prediction(path, labels[best], float(joined[best]), windows=windows))
     return found
+
+
+def _samples(path: Path, held: _Held, rate: int) -> NDArray[np.int16]:
+    """Samples of a recording of sound at a rate, in hertz."""
+    if path not in held:
+        return audio_files.to_rate(path, *audio_files.read_audio(path), rate)
+    values = held[path]
+    if values.dtype != np.int16 or values.ndim != 1 or not len(values):
+        raise DataError(
+            f"{path} holds {values.dtype} {values.shape}, the net reads int16 samples (length,) at "
+            f"{rate} Hz",
+            fix="give such samples, or recordings as files",
+        )
+    return values
 
 
 def _decoded(

@@ -98,6 +98,17 @@ def read_windows(
     """
     is_array = path.suffix.lower() == ".npy"
     values = _array(path) if is_array else read_recording(path, names).values
+    return windows_in(values, length, channels, stride, str(path))
+
+
+def windows_in(values: NDArray[Any], length: int, channels: int, stride: int, what: str) -> Windows:
+    """Windows in an array, as `read_windows` finds them in a `.npy` file.
+
+    Raises
+    ------
+    DataError
+        If it holds something else; `what` names it.
+    """
     many = values if values.ndim == 3 else values[None]
     layouts: dict[tuple[int, ...], Layout] = {
         (channels, length): "channels first",
@@ -105,15 +116,15 @@ def read_windows(
     }
     layout = layouts.get(many.shape[1:])
     if layout is not None and len(many):
-        return Windows(to_signals(str(path), many, layout))
+        return Windows(to_signals(what, many, layout))
     if values.ndim == 2 and channels in values.shape:
         is_turned = values.shape[1] != channels
-        whole = to_signals(str(path), many, "channels first" if is_turned else "channels last")[0]
+        whole = to_signals(what, many, "channels first" if is_turned else "channels last")[0]
         starts = window_starts(len(whole), length, stride or max(1, length // 2))
         if starts:
-            return cut(str(path), whole, starts, length)
+            return cut(what, whole, starts, length)
     raise DataError(
-        f"{path} holds values {values.shape}; the net reads windows of {length} values in "
+        f"{what} holds values {values.shape}; the net reads windows of {length} values in "
         f"{channels} channels",
         fix="give windows of the length and channels that the net was made for, or a recording "
         "that is longer",

@@ -13,7 +13,7 @@ from lepton_automl.artifact.manifest import canonical
 from lepton_automl.artifact.predict import predict
 from lepton_automl.artifact.sealed_model import locate_model
 from lepton_automl.data.pictures.pixel_scale import NAMED
-from lepton_automl.errors import ArtifactError, DataError
+from lepton_automl.errors import ArtifactError, ConfigError, DataError
 from lepton_automl.models.arch import chain
 from lepton_automl.models.layers.conv import Conv
 from lepton_automl.models.layers.head import Head
@@ -221,3 +221,55 @@ def test_columns_are_found_by_the_names_of_the_channels_in_the_file(tmp_path):
     assert named.label == known.label
     assert named.probability == pytest.approx(known.probability, rel=1e-5)
     assert writer.channel_metadata(()) == {}
+
+
+def test_arrays_get_what_their_files_get(artifact, tmp_path):
+    """Frames of a camera: other sizes than the net's, grey, and pictures of Pillow."""
+    rng = np.random.default_rng(2)
+    frames = [rng.integers(0, 256, shape, np.uint8) for shape in ((8, 8, 3), (30, 17, 3), (9, 12))]
+    files = []
+    for number, frame in enumerate(frames):
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(frame).save(files[-1])
+    expected = [(row.label, row.probability) for row in predict(artifact, files)]
+    found = predict(artifact, frames)
+    assert [(row.label, row.probability) for row in found] == expected
+    assert [str(row.file) for row in found] == ["[0]", "[1]", "[2]"]
+    images = [Image.fromarray(frame) for frame in frames]
+    assert [(row.label, row.probability) for row in predict(artifact, images)] == expected
+    (alone,) = predict(artifact, str(files[1]))
+    (in_one,) = predict(artifact, frames[1][None])
+    assert (alone.label, alone.probability) == (in_one.label, in_one.probability) == expected[1]
+
+
+def test_arrays_are_read_as_picture_files_or_by_the_scale_of_training(tmp_path):
+    made = make_bundle(tmp_path, pixel_scale=NAMED["unit"])
+    writer.seal(made.folder, made.digests, verdict=verdict(), card="", predictions=np.arange(3))
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "plain.png")
+    (expected,) = predict(made.folder, [tmp_path / "plain.png"])
+    for frame in (pixels, pixels.astype(np.float32) / 255):
+        (found,) = predict(made.folder, [frame])
+        assert (found.label, found.probability) == (expected.label, expected.probability)
+    with pytest.raises(DataError, match=r"\[0\] has values up to 255, and 1 is white"):
+        predict(made.folder, [np.full((8, 8, 3), 255.0)])
+
+
+@pytest.mark.parametrize(
+    ("samples", "what"),
+    [
+        (np.zeros((8, 8, 3), np.uint8), r"one array \(8, 8, 3\) is given"),
+        ([np.zeros((8, 8, 5), np.uint8)], r"\[0\] holds uint8 \(8, 8, 5\)"),
+        ([np.zeros((8, 8, 3))], r"\[0\] holds float64, and the file does not say"),
+        ([np.zeros((0, 8, 3), np.uint8)], r"\[0\] is empty"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((), np.uint8)], r"\[1\] holds uint8 \(\)"),
+    ],
+)
+def test_an_array_that_is_no_picture_is_named(artifact, samples, what):
+    with pytest.raises(DataError, match=what):
+        predict(artifact, samples)
+
+
+def test_paths_and_arrays_are_not_mixed(artifact):
+    with pytest.raises(ConfigError, match="mixed"):
+        predict(artifact, ["a.png", np.zeros((8, 8, 3), np.uint8)])

@@ -146,6 +146,12 @@ def test_a_recording_is_classified_from_its_wav_alone_and_by_the_example(made, t
         assert [w.start for w in each.windows] == (list(starts) if count > 1 else [])
         assert each.label == labels[joined(answers).argmax()]
         assert each.probability == pytest.approx(joined(answers).max(), rel=1e-5)
+    in_memory = predict(model, [audio_files.read_audio(file)[0] for file in files])
+    assert [(e.label, e.probability, e.windows) for e in in_memory] == [
+        (e.label, e.probability, e.windows) for e in found
+    ]
+    with pytest.raises(DataError, match=r"\[0\] holds float32 .*int16 samples"):
+        predict(model, [np.zeros(4000, np.float32)])
     script = Path(__file__).parents[2] / "examples" / "classify_audio.py"
     assert "lepton_automl" not in script.read_text()
     command = [sys.executable, script, model, *files]

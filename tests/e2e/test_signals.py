@@ -104,6 +104,12 @@ def test_predictions_of_files_are_those_of_onnx_runtime_on_the_raw_values(made, 
         *(f"several.npy[{n}]" for n in range(4)),
         "one.csv",
     ]
+    in_memory = predict(model, list(x[:5]))
+    assert [(e.label, e.probability) for e in in_memory] == [
+        (e.label, pytest.approx(e.probability)) for e in found
+    ]
+    with pytest.raises(DataError, match=r"\[1\] holds values"):
+        predict(model, [x[0], x[1][:7]])
 
 
 def test_a_longer_recording_gets_one_answer_joined_of_its_windows(made, lepton, tmp_path):

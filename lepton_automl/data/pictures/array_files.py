@@ -1,4 +1,4 @@
-"""Pictures in `.npy` files, one a file, of any number of channels."""
+"""Pictures in arrays, in memory or one a `.npy` file, of any number of channels."""
 
 from __future__ import annotations
 
@@ -39,6 +39,17 @@ def read_picture(path: Path, channels: int) -> NDArray[Any]:
         If the file holds something else.
     """
     values = untrusted_arrays.read_npy(path, fix="give one picture a file, (H, W, C)")
+    return picture_in(values, channels, str(path))
+
+
+def picture_in(values: NDArray[Any], channels: int, what: str) -> NDArray[Any]:
+    """The values of a picture in an array, as `read_picture` returns those in a file.
+
+    Raises
+    ------
+    DataError
+        If it holds something else; `what` names it.
+    """
     found = values[0] if values.ndim == 4 and len(values) == 1 else values
     if found.ndim == 2 and channels == 1:
         found = found[..., None]
@@ -46,12 +57,12 @@ def read_picture(path: Path, channels: int) -> NDArray[Any]:
     is_first = found.ndim == 3 and found.shape[0] == channels
     if found.dtype.kind not in "buif" or not found.size or not (is_last or is_first):
         raise DataError(
-            f"{path} holds {values.dtype} {values.shape}, the net reads one picture (height, "
+            f"{what} holds {values.dtype} {values.shape}, the net reads one picture (height, "
             f"width, {channels})",
             fix="give pictures with the channels that the net was made for, one a file",
         )
     if found.dtype.kind == "f" and not np.isfinite(found).all():
-        raise DataError(f"{path} has NaN or infinite values", fix="repair it")
+        raise DataError(f"{what} has NaN or infinite values", fix="repair it")
     return found if is_last else np.moveaxis(found, 0, 2)
 
 
@@ -72,18 +83,30 @@ def read_deep_pixels(path: Path, channels: int, size: tuple[int, int]) -> NDArra
     """
     if path.suffix.lower() != SUFFIX:
         return decode.decode_deep(path, channels, size)
-    values = read_picture(path, channels)
-    if values.dtype.kind not in "ui" or values.dtype == np.uint8:
+    return deep_pixels_in(read_picture(path, channels), channels, size, str(path))
+
+
+def deep_pixels_in(
+    picture: NDArray[Any], channels: int, size: tuple[int, int], what: str
+) -> NDArray[np.uint16]:
+    """The values of a picture (H, W, `channels`) in memory, as `read_deep_pixels` reads them.
+
+    Raises
+    ------
+    DataError
+        If they are no whole numbers from 0 to 65535, or of 8 bits; `what` names the picture.
+    """
+    if picture.dtype.kind not in "ui" or picture.dtype == np.uint8:
         raise DataError(
-            f"{path} holds {values.dtype}; the net reads uint16 values, as its data are stored",
+            f"{what} holds {picture.dtype}; the net reads uint16 values, as its data are stored",
             fix="give the values as the camera gives them, without scaling",
         )
-    if values.min() < 0 or values.max() > 65535:
+    if picture.min() < 0 or picture.max() > 65535:
         raise DataError(
-            f"{path} has values {values.min()} to {values.max()}, 0 to 65535 are read",
+            f"{what} has values {picture.min()} to {picture.max()}, 0 to 65535 are read",
             fix="give the values as the camera gives them",
         )
-    return decode.decode_deep(np.ascontiguousarray(values, np.uint16), channels, size)
+    return decode.decode_deep(np.ascontiguousarray(picture, np.uint16), channels, size)
 
 
 def read_pixels(
@@ -109,14 +132,34 @@ def read_pixels(
     DataError
         As `read_picture`, or if the values need a scale.
     """
-    values = read_picture(path, channels)
+    picture = read_picture(path, channels)
+    return pixels_in(picture, channels, size, scale, framing, str(path))
+
+
+def pixels_in(
+    picture: NDArray[Any],
+    channels: int,
+    size: tuple[int, int] | None,
+    scale: PixelScale | None,
+    framing: Framing | None,
+    what: str,
+) -> NDArray[np.uint8]:
+    """The pixels of a picture (H, W, C) in memory, as `read_pixels` reads them.
+
+    Grey and RGB are converted into each other.
+
+    Raises
+    ------
+    DataError
+        If the values need a scale; `what` names the picture.
+    """
     if scale is not None:
-        pixels = scale.to_uint8(values)
-    elif values.dtype == np.uint8:
-        pixels = np.ascontiguousarray(values)
+        pixels = scale.to_uint8(picture)
+    elif picture.dtype == np.uint8:
+        pixels = np.ascontiguousarray(picture)
     else:
         raise DataError(
-            f"{path} holds {values.dtype}, and the file does not say which value is black and "
+            f"{what} holds {picture.dtype}, and the file does not say which value is black and "
             "which white",
             fix=f"give uint8 pixels, or state the values with {OPTION} BLACK:WHITE",
         )
