@@ -169,6 +169,14 @@ def _source(data: str) -> type[Source]:
         return found[1]
     names = plugins.names("sources")
     what = "is not a supported kind of data" if Path(data).exists() else "does not exist"
+    if (
+        data.lower().endswith((".gz", ".bz2", ".xz", ".zst", ".7z", ".rar"))
+        and Path(data).is_file()
+    ):
+        raise DataError(
+            f"{data} {what}: it is compressed",
+            fix="unpack it, such as `gunzip` a .gz file, and give what was in it",
+        )
     near = difflib.get_close_matches(data, names, n=1)
     raise DataError(
         f"{data} {what}",

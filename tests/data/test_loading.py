@@ -46,6 +46,19 @@ def test_a_test_folder_becomes_the_test_part_by_class_names(tmp_path):
     )
 
 
+def test_a_class_that_only_the_test_part_has_is_named_with_what_it_has_there(tmp_path):
+    counts = {"train/a": 9, "train/b": 9, "test/a": 3, "test/b": 3, "test/c": 4}
+    with pytest.raises(DataError, match=r"1 of 3 classes: 'c' has 0 beside 4 in given parts"):
+        open_dataset(write_folder(tmp_path / "d", counts))
+
+
+def test_a_compressed_file_is_to_be_unpacked(tmp_path):
+    (tmp_path / "table.csv.GZ").write_bytes(b"x")
+    with pytest.raises(DataError, match="it is compressed") as caught:
+        open_dataset(str(tmp_path / "table.csv.GZ"))
+    assert "gunzip" in caught.value.fix
+
+
 def test_of_test_data_with_a_test_part_only_that_is_taken(tmp_path):
     x, y = random_pictures(20, (4, 4, 1)), np.arange(20) % 2
     data = write_npz(tmp_path / "a.npz", x=x, y=y)

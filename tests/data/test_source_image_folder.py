@@ -150,8 +150,14 @@ def test_pictures_without_class_folders_are_an_error_with_the_layout(tmp_path):
 def test_folders_without_pictures_say_what_is_there(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.txt").write_text("x")
-    with pytest.raises(DataError, match="1 files, none of them a picture"):
+    with pytest.raises(DataError, match=r"1 file \(1 \.txt\), none of them a picture"):
         read(tmp_path)
+    for name in ("X_TRAIN.arff", "X_TEST.arff", "notes"):
+        (tmp_path / name).write_text("x")
+    wanted = r"4 files \(2 \.arff, 1 without suffix, 1 \.txt\), none of them a picture"
+    with pytest.raises(DataError, match=wanted) as caught:
+        read(tmp_path)
+    assert ".ts files" in caught.value.fix
 
 
 def test_an_empty_class_folder_is_a_class_without_pictures(tmp_path):

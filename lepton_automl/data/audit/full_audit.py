@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc
 
+from lepton_automl.core.units import counted
 from lepton_automl.data.audit.checks import Finding, SampleKey, audit
 from lepton_automl.data.dataset import Dataset, Part
 from lepton_automl.data.signals import constant_channels
@@ -94,7 +95,7 @@ def unreadable_text(dataset: Dataset) -> str:
     """How many files cannot be read; of recordings, which become several windows, no share."""
     count = len(dataset.unreadable)
     if dataset.kind != "pictures":
-        return f"{count} recordings cannot be read"
+        return f"{counted(count, 'recording')} cannot be read"
     total = count + sum(len(part) for part in dataset.parts)
     return f"{count} of {total} pictures cannot be read"
 

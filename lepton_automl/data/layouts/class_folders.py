@@ -124,7 +124,7 @@ def read_folders(top: Folder, stated: Mapping[str, str] | None) -> Samples:
     loose = [file for _, part in parts for file in part.pictures]
     _check_kinds([file for _, _, file in found], others, data)
     if not found:
-        raise _empty(root.path, len(others), len(loose), parts)
+        raise _empty(root.path, top.below("others"), len(loose), parts)
     _check_parts(parts, data)
     names = sorted({folder.name for _, part in parts for folder in part.folders})
     return Samples(
@@ -401,13 +401,19 @@ def _text(name: str) -> str:
     return name
 
 
-def _empty(root: Path, others: int, loose: int, parts: list[tuple[str, Folder]]) -> DataError:
+def _empty(
+    root: Path, others: list[Path], loose: int, parts: list[tuple[str, Folder]]
+) -> DataError:
     if loose:
         where = root if len(parts) == 1 else parts[0][1].path
         return DataError(
             f"{loose} pictures are in {where} itself, not in a class folder", fix=_LAYOUT
         )
-    what = f"{others} files, none of them a picture" if others else "no pictures"
+    what = "no pictures"
+    if others:
+        kinds = Counter(file.suffix.lower() or "without suffix" for file in others)
+        shown = first_few([f"{number} {kind}" for kind, number in kinds.most_common()], 4)
+        what = f"{counted(len(others), 'file')} ({shown}), none of them a picture"
     for _, folder in parts:
         for inner in folder.folders:
             kind = folder_kind(str(inner.path))
@@ -417,4 +423,9 @@ def _empty(root: Path, others: int, loose: int, parts: list[tuple[str, Folder]])
                     fix=f"give {inner.path}",
                 )
     known = " ".join(sorted(SUFFIXES))
-    return DataError(f"{root} holds {what}", fix=f"{_LAYOUT}; pictures end in {known}")
+    fix = f"{_LAYOUT}; pictures end in {known}"
+    if any(file.suffix.lower() == ".arff" for file in others):
+        fix = (
+            f"of the UCR and UEA archive give the .ts files, ARFF is not read; for pictures, {fix}"
+        )
+    return DataError(f"{root} holds {what}", fix=fix)

@@ -71,7 +71,7 @@ def split(
     given[given == "train"] = ""
     pool = np.flatnonzero(given == "")
     wanted = [part for part in PARTS[1:] if not (given == part).any()]
-    _check(labels[pool], class_names, wanted, noun)
+    _check(labels[pool], class_names, wanted, noun, labels[given != ""])
     if groups is None:
         drawn = _by_class(labels[pool], wanted, seed)
     elif not wanted:
@@ -122,7 +122,7 @@ def split_by_time(
     given[given == "train"] = ""
     pool = np.flatnonzero(given == "")
     wanted = [part for part in PARTS[1:] if not (given == part).any()]
-    _check(labels[pool], class_names, wanted, noun)
+    _check(labels[pool], class_names, wanted, noun, labels[given != ""])
     numbers = (
         np.arange(len(pool)) if groups is None else np.unique(groups[pool], return_inverse=True)[1]
     )
@@ -167,8 +167,13 @@ def _alone(noun: str) -> str:
 
 
 def _check(
-    labels: NDArray[np.int64], class_names: tuple[str, ...], wanted: list[str], noun: str
+    labels: NDArray[np.int64],
+    class_names: tuple[str, ...],
+    wanted: list[str],
+    noun: str,
+    elsewhere: NDArray[np.int64],
 ) -> None:
+    """Refuse fewer than two classes, and classes too small for the parts; `elsewhere` is given."""
     if len(class_names) < 2:
         raise DataError(
             f"the data have {len(class_names)} class ({', '.join(class_names)}), at least 2 are "
@@ -176,8 +181,13 @@ def _check(
             fix="give a folder with one sub-folder per class, or labels with two values or more",
         )
     counts = np.bincount(labels, minlength=len(class_names))
+    others = np.bincount(elsewhere, minlength=len(class_names))
     needed = ["train", *wanted]
-    small = [f"{n!r} has {c}" for n, c in zip(class_names, counts, strict=True) if c < len(needed)]
+    small = [
+        f"{name!r} has {count}" + (f" beside {other} in given parts" if other else "")
+        for name, count, other in zip(class_names, counts, others, strict=True)
+        if count < len(needed)
+    ]
     if small:
         raise DataError(
             f"too few {noun} in {len(small)} of {len(class_names)} classes: "
