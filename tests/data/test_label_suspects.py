@@ -7,6 +7,7 @@ import pytest
 
 from lepton_automl.data.audit.full_audit import make_thumbnails
 from lepton_automl.data.audit.label_suspects import (
+    _RIDGE,
     assign_folds,
     find_label_suspects,
     out_of_fold,
@@ -35,6 +36,17 @@ def test_the_ranking_is_that_of_the_definitions_written_out():
     assert (np.diff(shares) >= 0).all()
 
 
+def test_of_a_classifier_that_is_nearly_sure_another_class_at_0_9_counts():
+    """The means of self-confidence are above 0.97, which a wrong label's true class misses."""
+    labels = np.repeat([0, 1], 50)
+    given = np.tile([0.999, 0.001], (100, 1))
+    given[50:] = given[50:, ::-1]
+    given[3], given[70], given[71] = [0.05, 0.95], [0.91, 0.09], [0.6, 0.4]
+    order, _, count = rank(given.copy(), labels)
+    assert count == 2
+    assert set(order[:2]) == {3, 70}
+
+
 def test_folds_keep_groups_whole_and_spread_each_class():
     groups = np.arange(200) // 4
     labels = groups % 5
@@ -44,17 +56,23 @@ def test_folds_keep_groups_whole_and_spread_each_class():
     assert np.bincount(labels * 5 + folds).tolist() == [8] * 25
 
 
-def test_scores_are_those_of_a_regression_that_was_fitted_without_the_fold():
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+@pytest.mark.parametrize("width", [6, 150])
+def test_scores_are_those_of_a_regression_that_was_fitted_without_the_fold(width, kind):
+    """Of fewer samples than features too, for which another system of equations is solved."""
     rng = np.random.default_rng(0)
-    features = rng.normal(size=(100, 6)).astype(np.float32)
+    features = rng.normal(size=(100, width)).astype(kind)
     labels, folds = np.arange(100) % 3, rng.permutation(100) % 5
     found = out_of_fold(features.copy(), labels, folds)
+    features = features.astype(np.float64)
     x = (features - features.mean(0)) / (features.std(0) + 1e-4)
     x, y = np.c_[x, np.ones(100)], np.eye(3)[labels]
     for fold in range(5):
         rest, own = x[folds != fold], x[folds == fold]
-        weights = np.linalg.solve(rest.T @ rest + 5 * np.eye(7), rest.T @ y[folds != fold])
-        assert found[folds == fold] == pytest.approx(own @ weights, abs=1e-4)
+        damped = rest.T @ rest + 100 * _RIDGE * np.eye(width + 1)
+        weights = np.linalg.solve(damped, rest.T @ y[folds != fold])
+        error = 1e-4 if kind == np.float32 else 5e-3
+        assert found[folds == fold] == pytest.approx(own @ weights, abs=error)
 
 
 def test_the_regression_holds_no_second_copy_of_the_features():
