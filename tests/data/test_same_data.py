@@ -142,6 +142,64 @@ def test_the_fingerprint_is_that_of_the_folder(tmp_path, form):
     assert other.preprocessing((9, 7)) == one.preprocessing((9, 7))  # It is written into files.
 
 
+SIGNALS = np.random.default_rng(0).normal(size=(24, 40, 3)).astype(np.float32)
+"""Windows of 40 values in three channels, with the labels and parts of the pictures."""
+PERSONS = 10 * np.repeat(np.arange(3), 8) + np.tile([0, 0, 1, 2], 6)
+
+
+class SignalPart(Part):
+    """Windows of one part, and whose they are."""
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.groups = PERSONS[self.rows]
+
+    def __getitem__(self, place):
+        return SIGNALS[self.rows[place]], int(LABELS[self.rows[place]])
+
+
+def signals_from_python():
+    return {part: SignalPart(n) for n, part in enumerate(PARTS)}
+
+
+def signal_npz(place):
+    found = {"class_names": np.array(["0", "1"])}
+    for n, part in enumerate(PARTS):
+        rows = slice(8 * n, 8 * n + 8)
+        found |= {f"x_{part}": SIGNALS[rows], f"y_{part}": LABELS[rows]}
+        found[f"group_{part}"] = PERSONS[rows]
+    return write_npz(place / "x.npz", **found)
+
+
+def signal_manifest(place):
+    rows = ["path,label,split,person"]
+    for name, values, label, person in zip(names(), SIGNALS, LABELS, PERSONS, strict=True):
+        path = place / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, values)
+        rows.append(f"{name}.npy,{label},{name.split('/')[0]},{person}")
+    (place / "list.csv").write_text("\n".join(rows))
+    return place / "list.csv"
+
+
+@pytest.mark.parametrize(
+    "form", [signal_manifest, lambda _: "tests.data.test_same_data:signals_from_python"]
+)
+def test_windows_of_sensors_are_one_data_set_as_arrays_files_and_from_python(tmp_path, form):
+    one, other = open_dataset(signal_npz(tmp_path)), open_dataset(form(tmp_path))
+    assert one.is_signal
+    assert other.fingerprint == one.fingerprint
+    for mine, its in zip(one.parts, other.parts, strict=True):
+        np.testing.assert_array_equal(mine.signals, its.signals)
+        np.testing.assert_array_equal(mine.groups, its.groups)
+    assert other.preprocessing(one.size) == one.preprocessing(one.size)
+    PERSONS[0] += 3
+    try:  # With another person it is another data set.
+        assert open_dataset(signal_npz(tmp_path)).fingerprint != one.fingerprint
+    finally:
+        PERSONS[0] -= 3
+
+
 def test_one_other_pixel_label_or_part_is_another_data_set(tmp_path):
     whole = arrays()
     known = {open_dataset(npz(tmp_path)).fingerprint}
