@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.sources.npz import Npz
 from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.pictures import random_pictures, write_npz
@@ -382,3 +383,16 @@ def test_a_test_part_without_labels_is_left_out_with_a_note(tmp_path):
     np.savez(tmp_path / "b.npz", x_train=x, y_train=y, x_val=x[:7])
     with pytest.raises(DataError, match="x_val without y_val"):
         Npz().read(str(tmp_path / "b.npz"))
+
+
+def test_short_windows_that_are_taken_for_pictures_are_hinted_at(tmp_path):
+    x = np.random.default_rng(0).normal(size=(30, 10, 2)).astype(np.float32)
+    path = write_npz(tmp_path / "x.npz", x=x, y=np.arange(30) % 2)
+    with pytest.raises(DataError) as caught:
+        open_dataset(path)
+    assert "--channel-axis last for 10 values in 2 channels" in caught.value.fix
+    found = open_dataset(path, channel_axis="last")
+    assert (found.is_signal, found.size, found.channels) == (True, (1, 10), 2)
+    with pytest.raises(DataError) as caught:
+        open_dataset(write_npz(tmp_path / "z.npz", x=np.tile(x, (1, 3, 15)), y=np.arange(30) % 2))
+    assert "--channel-axis" not in caught.value.fix

@@ -130,6 +130,10 @@ def parse(text: str) -> PixelScale | None:
         ) from error
 
 
+_NARROW = 16
+"""Rows or columns up to which arrays (N, H, W) could be signals: these have so many channels."""
+
+
 @dataclass(frozen=True, eq=False)
 class RawArray:
     """Pictures of one part as they are stored."""
@@ -318,9 +322,20 @@ def _recognised(data: str, found: _Range, arrays: Sequence[RawArray]) -> PixelSc
             f"{data}: pixels from {found.low:g} to {found.high:g} in {found.name}; recognised are "
             "whole numbers from 0 to at most 65535, and other numbers 0 to 1, -1 to 1, 0 to 255",
             fix=f"state what is black and white, such as {OPTION}={_suggestion(found)}, or give "
-            "raw pixels: lepton computes mean and deviation itself",
+            f"raw pixels: lepton computes mean and deviation itself{_signal_hint(arrays)}",
         )
     return scale
+
+
+def _signal_hint(arrays: Sequence[RawArray]) -> str:
+    """What to do where arrays of a small side, taken for grey pictures, are windows of signals."""
+    _, height, width, channels = arrays[0].values.shape
+    if channels > 1 or min(height, width) > _NARROW:
+        return ""
+    return (
+        f"; where x holds windows of signals: --channel-axis last for {height} values in {width} "
+        f"channels, first for {width} values in {height}"
+    )
 
 
 def _scale_of_fractions(found: _Range, arrays: Sequence[RawArray]) -> PixelScale | None:
