@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 import torch
@@ -223,6 +222,8 @@ class SearchLoop:
         self._with_last: dict[int, set[int]] = {}
         """Trials by the number of their last rung, of the first `_with_rungs` ones."""
         self._with_rungs = 0
+        self._running = set[int]()
+        """Trials with a training at a worker; there may be thousands."""
         self._show_at = -math.inf
         self._begun, self._epochs_before = time.monotonic(), self._epochs_done()
         self._is_slow_reported = False
@@ -247,6 +248,7 @@ class SearchLoop:
         while True:
             while self._workers.free and (task := self._next_task()):
                 self._workers.start(task)
+                self._running.add(TrainingKey.parse(task.key).trial)
                 has_started = True
             if not self._workers.busy:
                 break
@@ -279,8 +281,7 @@ class SearchLoop:
         them the scheduler chooses between a promotion and a new trial.
         """
         while not self._is_over:
-            running = self._running()
-            interrupted = [n for n in self._trials.unstarted() if n not in running]
+            interrupted = [n for n in self._trials.unstarted() if n not in self._running]
             if interrupted and self._may_begin(interrupted[0]):
                 return self._rung_task(interrupted[0], 0)
             may_propose = not interrupted and self._may_propose()
@@ -288,7 +289,7 @@ class SearchLoop:
                 action: Action | None = Action()
             else:
                 self._proposer.estimator.most_macs = self._most_macs()
-                promotable = self._promotable(running, closing=not may_propose)
+                promotable = self._promotable(closing=not may_propose)
                 action = self._scheduler.next_action(
                     promotable, may_propose=may_propose, may_train=self._may_train_now()
                 )
@@ -319,23 +320,23 @@ class SearchLoop:
         plan = self._trials.plan
         return plan is not None and plan.is_scarce and len(self._proposer.first) > 1
 
-    def _promotable(self, running: Set[int], *, closing: bool) -> list[int]:
+    def _promotable(self, *, closing: bool) -> list[int]:
         """Trials that may train their next rung by the promotion rule."""
         if self._compares_known_nets:
             return []
         rungs = [
-            Rung(self._trials.entries(rung, self._known_costs), self._promoted(rung, running))
+            Rung(self._trials.entries(rung, self._known_costs), self._promoted(rung))
             for rung in range(RUNGS - 1)
         ]
         return self._scheduler.promotable(rungs, closing=closing)
 
-    def _promoted(self, rung: int, running: Set[int]) -> set[int]:
+    def _promoted(self, rung: int) -> set[int]:
         """Trials that train or have trained beyond `rung`, or have no rung after it."""
         if self._with_rungs < len(self._trials):
             for number in itertools.islice(self._trials, self._with_rungs, None):
                 self._with_last.setdefault(len(self._tasks.cycles(number)) - 1, set()).add(number)
             self._with_rungs = len(self._trials)
-        return self._with_last.get(rung, set()) | self._trials.beyond(rung) | running
+        return self._with_last.get(rung, set()) | self._trials.beyond(rung) | self._running
 
     def _may_train_now(self) -> Callable[[int], bool]:
         """Whether the next rung of a trial ends in time on the worker that is free."""
@@ -408,6 +409,7 @@ class SearchLoop:
     def _record(self, task: Task, result: TaskResult) -> None:
         key = TrainingKey.parse(task.key)
         number, rung = key.trial, key.round
+        self._running.discard(number)
         if result.is_stopped:
             self._stop(number, result)
             return
@@ -465,9 +467,6 @@ class SearchLoop:
         macs, each = self._trials[number].cost.macs, self._tasks.cycles(number)
         return work_of(macs, self._tasks.samples, each[min(rung, len(each) - 1)])
 
-    def _running(self) -> set[int]:
-        return {_trial_of(task.key) for task in self._workers.busy}
-
     def _show(self, number: int, *, is_last: bool = False) -> None:
         """Emit the progress, not after every task: the front of hundreds of trials takes time."""
         now = time.monotonic()
@@ -505,9 +504,3 @@ class SearchLoop:
 
     def _epochs_done(self) -> int:
         return sum(self._trials.search_epochs(number) for number in self._trials)
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def _trial_of(key: str) -> int:
-    """Trial of a task; thousands that run are looked at again at every decision."""
-    return TrainingKey.parse(key).trial

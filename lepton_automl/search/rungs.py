@@ -173,8 +173,8 @@ def promotable(rungs: Collection[Rung], *, closing: bool) -> list[int]:
     for number, rung in enumerate(rungs):
         count = len(rung.entries)
         quota = max(1, count // ETA) if closing else count // 2 + 1
-        if len(rung.entries.numbers & rung.promoted) >= quota:
-            continue
         left = rung.entries.numbers - rung.promoted
+        if count - len(left) >= quota:
+            continue
         found += sorted(left - rung.entries.dropped if number else left)
     return found

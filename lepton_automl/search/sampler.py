@@ -20,7 +20,7 @@ import operator
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -351,9 +351,8 @@ class LeptonSampler(BaseSampler):
         if not search_space:
             return {}
         notes = self._read(study, without=trial.number)
-        fresh = _untried(self._ranked(study, notes, search_space), notes)
-        if fresh:
-            return dict(fresh[0][0].drawn)
+        for candidate, _ in _untried(self._ranked(study, notes, search_space), notes):
+            return dict(candidate.drawn)
         return dict(even_draw(search_space, seed_of(self._seed, "trial", trial.number)))
 
     def sample_independent(
@@ -379,7 +378,7 @@ class LeptonSampler(BaseSampler):
             space = {k: d for t in trials for k, d in t.distributions.items()}
         notes = self._read(study)
         ranking = self._ranked(study, notes, space)
-        return Ranking(ranking.trials, _untried(ranking, notes))
+        return Ranking(ranking.trials, list(_untried(ranking, notes)))
 
     def _read(self, study: optuna.Study, without: int | None = None) -> _Notes:
         """Notes on the trials of the study, those that changed read again."""
@@ -511,9 +510,9 @@ def _is_recent(notes: _Notes) -> bool:
     return most > 0 and most >= notes.changes
 
 
-def _untried(ranking: Ranking, notes: _Notes) -> list[tuple[Candidate, float]]:
+def _untried(ranking: Ranking, notes: _Notes) -> Iterator[tuple[Candidate, float]]:
     """Candidates whose parameters no trial has, in any state."""
-    return [pair for pair in ranking.candidates if not notes.has_tried(pair[0].estimate.identity)]
+    return (pair for pair in ranking.candidates if not notes.has_tried(pair[0].estimate.identity))
 
 
 def acquisition(

@@ -137,31 +137,37 @@ class SearchStudy:
         )
         self._running: dict[int, optuna.Trial] = {}
         self._numbers: dict[int, int] = {}
+        self._ranked: Mapping[int, float] = {}
+        """Values of the last ranking, which serves several decisions, by numbers in the study."""
+        self._values_of: Mapping[int, float] = {}
+        """The same by numbers in the search."""
 
     @property
     def ranks(self) -> bool:
         """Whether the sampler has acquisition values."""
         return self._own is not None
 
-    def rank(self) -> tuple[dict[int, float], float | None]:
+    def rank(self) -> tuple[Mapping[int, float], float | None]:
         """Acquisition value of each trial, by its number in the search, and of the best candidate.
 
         No values before the first result; None without a candidate.
         """
         assert self._own is not None, "other samplers have no acquisition values"
         ranking = self._own.rank(self._study)
-        values = {
-            self._numbers[n]: value for n, value in ranking.trials.items() if n in self._numbers
-        }
-        return values, next((value for _, value in ranking.candidates), None)
+        if ranking.trials is not self._ranked:
+            self._ranked = ranking.trials
+            self._values_of = {
+                self._numbers[n]: value for n, value in self._ranked.items() if n in self._numbers
+            }
+        return self._values_of, next((value for _, value in ranking.candidates), None)
 
     def ask(self, given: Mapping[str, Any] | None = None) -> Proposal:
         """The next point: the `given` values are enqueued, the sampler proposes all others."""
-        count = len(self._study.get_trials(deepcopy=False))
+        if self._sampler in REPRODUCIBLE:
+            count = len(self._study.get_trials(deepcopy=False))
+            self._study.sampler = make_sampler(self._sampler, seed_of(self._seed, "ask", count))
         if given is not None:
             self._study.enqueue_trial(dict(given))
-        if self._sampler in REPRODUCIBLE:
-            self._study.sampler = make_sampler(self._sampler, seed_of(self._seed, "ask", count))
         trial = self._study.ask()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
