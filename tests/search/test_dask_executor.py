@@ -26,6 +26,7 @@ from dask import config  # noqa: E402
 
 from lepton_automl.search.executors import dask as dask_module  # noqa: E402
 from lepton_automl.search.executors.dask import DaskExecutor  # noqa: E402
+from lepton_automl.search.executors.host_connection import HostFailed  # noqa: E402
 from lepton_automl.search.workers import dask_task  # noqa: E402
 from lepton_automl.search.workers.dask_entry import run_task  # noqa: E402
 from tests.helpers import dask_cluster  # noqa: E402
@@ -193,6 +194,32 @@ def test_without_a_shared_disk_data_travel_once_a_machine(tmp_path, stack):
     assert [result.pictures_per_second for _, result in found] == [999 + 128] * 4
     assert Counter(asked)["pieces"] == 1  # Pixels and labels are the same content.
     assert Counter(asked)["task"] == 4
+
+
+def test_a_transfer_that_was_cut_sends_only_the_rest_again(tmp_path, stack):
+    """Of three requests with pieces the last is lost with the connection."""
+    sent, cut = [], []
+    ask = dask_module.DaskHost._ask
+
+    async def cut_once(self, request):
+        if "pieces" in request:
+            if len(sent) == 2 and not cut:
+                cut.append(request)
+                raise HostFailed("was cut off")
+            sent.append(request)
+        return await ask(self, request)
+
+    stack.enter_context(mock.patch.object(dask_module.DaskHost, "_ask", cut_once))
+    cluster = stack.enter_context(dask_cluster.cluster(1))
+    with mock.patch.object(files, "write"):  # The token, by which workers find the same disk.
+        executor = DaskExecutor(cluster.scheduler_address, tmp_path)
+    stack.enter_context(executor)
+    task, size = fake_task(tmp_path, GOOD), 8_000_000
+    Path(task.train[0]).write_bytes(os.urandom(size))
+    result = executor.call(task)
+    assert (result.failed, result.pictures_per_second) == ("", size)
+    assert len(cut) == 1
+    assert sum(len(piece["data"]) for request in sent for piece in request["pieces"]) < 1.35 * size
 
 
 def test_tasks_of_a_killed_coordinator_end_though_the_cluster_lives_on(tmp_path, stack):

@@ -455,11 +455,13 @@ class DaskHost(Host):
             return
         async with self._common.sending.setdefault(self._machine, asyncio.Lock()):
             answer = await self._ask({"need": remote.to_json()})
-            for blob in (Blob(*fields) for fields in answer["lacks"]):
+            if "error" in answer:
+                raise HostFailed(f"cannot keep data: {printable(str(answer))[:300]}")
+            for blob, start in (Blob.asked(*fields) for fields in answer["lacks"]):
                 place = self._catalog.place(blob)
                 if place is None:
                     raise HostFailed("asks for a file that no task has")
-                for request in _requests(blob, place):
+                for request in _requests(blob, place, start):
                     answer = await self._ask({"pieces": request})
                     if answer:
                         raise HostFailed(f"cannot keep data: {printable(str(answer))[:300]}")
@@ -508,11 +510,11 @@ def _is_up(worker: Mapping[str, Any]) -> bool:
     return worker["status"] in ("running", "paused")
 
 
-def _requests(blob: Blob, place: Path) -> Iterator[list[Message]]:
-    """The pieces of a content, several a request."""
+def _requests(blob: Blob, place: Path, start: int) -> Iterator[list[Message]]:
+    """The pieces of a content from `start` on, several a request."""
     found: list[Message] = []
     size = 0
-    for piece in pieces(blob, place):
+    for piece in pieces(blob, place, start):
         found.append(piece)
         size += len(piece["data"])
         if size >= _PIECES_BYTES:

@@ -566,11 +566,8 @@ class Host:
 
         Of a content that the host has a part of, from a transfer that was cut, the rest is sent.
         """
-        for sha256, size, start in message["blobs"]:
-            blob = Blob(sha256, size)
-            check_finite(start, "bytes that are there", int)
-            if not 0 <= start <= max(0, size - 1):
-                raise ValueError(f"{start} of {size} bytes are there")
+        for fields in message["blobs"]:
+            blob, start = Blob.asked(*fields)
             place = self._catalog.place(blob)
             if place is None:
                 raise ValueError("asks for a file that no task has")

@@ -163,11 +163,10 @@ class Agent:
     def _ask(self, task: _Received) -> None:
         """Ask for the contents that a task lacks, or queue it."""
         try:
-            here = {blob: self._cache.resume(blob) for blob in task.remote.lacks(self._cache)}
+            lacks = task.remote.missing(self._cache)
         except LeptonError as error:
             self._lose(task.number, WorkerLost(f"got no data: {first_line(error)}"))
             return
-        lacks = {blob: size for blob, size in here.items() if size < blob.size or not blob.size}
         task.lacks = set(lacks)
         if lacks:
             self._waiting[task.number] = task

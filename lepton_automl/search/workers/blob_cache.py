@@ -63,6 +63,20 @@ class Blob:
         """The name of a content."""
         return cls(hashlib.sha256(content).hexdigest(), len(content))
 
+    @classmethod
+    def asked(cls, sha256: str, size: int, start: int) -> tuple[Self, int]:
+        """A content that another machine asks for, and how many bytes of it are there.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If these are no such values.
+        """
+        check_finite(start, "bytes that are there", int)
+        if not 0 <= start <= max(0, size - 1):
+            raise ValueError(f"{start} of {size} bytes are there")
+        return cls(sha256, size), start
+
 
 class BlobCache:
     """Files by digest in a folder; safe for several threads.

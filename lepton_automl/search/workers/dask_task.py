@@ -66,10 +66,11 @@ def answer(text: str) -> str:
     str
         JSON. For `hello`: `lepton` (version), `python`, `pid`, `machine`, `jobs`, `device`,
         `arithmetic`, `locks` (empty on another machine) and whether the host `is_shared`: it reads
-        the token in the file. For `need`
-        and for a `task` that lacks contents: `lacks`, their digests and sizes. For a `task` else
-        one of `result`, the text of a `RemoteResult`, with the `pieces` of its files; `error`
-        (`task_error`); `lost`, the reason, with `out_of_memory`. For the others: `{}`.
+        the token in the file. For `need`: `lacks`, the digest and size of each content, and the
+        bytes that are here from a transfer that was cut; for a `task` that lacks contents: `lacks`,
+        their digests. For a `task` else one of `result`, the text of a `RemoteResult`, with the
+        `pieces` of its files; `error` (`task_error`); `lost`, the reason, with `out_of_memory`. For
+        the others: `{}`.
     """
     request = json.loads(text)
     try:
@@ -80,7 +81,9 @@ def answer(text: str) -> str:
             return "{}"
         cache = _children.cache()
         if "need" in request:
-            return json.dumps({"lacks": _lacks(RemoteTask.from_json(request["need"]), cache)})
+            missing = RemoteTask.from_json(request["need"]).missing(cache)
+            lacks = [[blob.sha256, blob.size, size] for blob, size in missing.items()]
+            return json.dumps({"lacks": lacks})
         for piece in request.get("pieces", ()):
             cache.add(piece)
         return json.dumps(_run(request, cache) if "task" in request else {})
@@ -224,10 +227,6 @@ def _greeting(hello: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _lacks(remote: RemoteTask, cache: BlobCache) -> list[list[Any]]:
-    return [[blob.sha256, blob.size] for blob in remote.lacks(cache)]
-
-
 def _run(request: dict[str, Any], cache: BlobCache) -> dict[str, Any]:
     """Run a task in a child process.
 
@@ -241,8 +240,8 @@ def _run(request: dict[str, Any], cache: BlobCache) -> dict[str, Any]:
         If the trained net cannot be read.
     """
     remote = RemoteTask.from_json(request["task"])
-    if lacks := _lacks(remote, cache):
-        return {"lacks": lacks}
+    if lacks := remote.lacks(cache):
+        return {"lacks": [blob.sha256 for blob in lacks]}
     _, gpus = device_and_gpus(request["device"])
     folder = _children.scratch / f"task-{os.urandom(8).hex()}"
     try:

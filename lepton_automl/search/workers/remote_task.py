@@ -156,6 +156,17 @@ class RemoteTask:
         """Contents that are not in the cache of this host, each once."""
         return [blob for blob in dict.fromkeys(self.blobs.values()) if cache.find(blob) is None]
 
+    def missing(self, cache: BlobCache) -> dict[Blob, int]:
+        """What it `lacks`, with the bytes that are here from a transfer that was cut.
+
+        Raises
+        ------
+        MachineError
+            If the disk is full.
+        """
+        here = {blob: cache.resume(blob) for blob in self.lacks(cache)}
+        return {blob: size for blob, size in here.items() if size < blob.size or not blob.size}
+
     def resolved(self, cache: BlobCache, folder: Path) -> Task:
         """The task with paths of this machine.
 
