@@ -25,6 +25,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import lepton, parser, print_table
+from lepton_automl.errors import LeptonError
+from lepton_automl.runs.ledger import EventKind, LedgerView
+from lepton_automl.runs.live_status import WORKERS
 
 HOSTS = 4
 DELAY_MS, MBIT = 20, 100
@@ -156,7 +160,7 @@ class Net:
         ran(*within, "tc", "qdisc", "add", "dev", inner, "root", *shape)
 
     def _serve(self, number: int) -> subprocess.Popen[bytes]:
-        """An ssh server in a namespace of the network and of mounts."""
+        """An ssh server in a namespace of the network, of mounts and of the host's name."""
         own = self.folder / f"disk{number}"
         mounts = []
         for place in (Path("/root"), Path("/home"), *self._hidden):
@@ -170,9 +174,11 @@ class Net:
             mounts[0] = f"mkdir -p {own}/python && mount --bind {base} {own}/python && " + mounts[0]
             mounts[0] += f" && mkdir -p {base} && mount --bind {own}/python {base}"
         server = shlex.join(self._server(number))
-        script = " && ".join([*mounts, f"exec {server}"])
-        words = ["ip", "netns", "exec", f"lep{number}", "unshare", "-m", "sh", "-c", script]
-        return subprocess.Popen(words)
+        named = f"echo lep{number} > /proc/sys/kernel/hostname"
+        script = " && ".join([named, *mounts, f"exec {server}"])
+        words = ["ip", "netns", "exec", f"lep{number}", "unshare", "-m", "-u", "sh", "-c", script]
+        # Linux shares the processors between sessions: each host is one.
+        return subprocess.Popen(words, start_new_session=True)
 
     def _server(self, number: int) -> list[str]:
         """What a host runs."""
@@ -206,6 +212,9 @@ class DaskNet(Net):
                 f"{SCHEDULER}:{TO_SCHEDULER + number}={SCHEDULER}:{SCHEDULER_PORT}",
                 f"{SCHEDULER}:{TO_WORKER + number}={address(number)}:{WORKER_PORT}",
             ]
+        # Workers try again where nothing listens, but not where a connection ends at once.
+        while not listens(SCHEDULER, SCHEDULER_PORT):
+            time.sleep(0.2)
         self._here.append(subprocess.Popen([sys.executable, str(RELAY), str(DELAY_MS), *ways]))
         return self
 
@@ -250,6 +259,13 @@ class DaskNet(Net):
         program = (sys.executable, "-m", "distributed.cli.dask_worker")
         place = f"tls://{SCHEDULER}:{TO_SCHEDULER + number}"
         return ["env", variables, *program, place, *words, *limits, *self._certificates()]
+
+
+def listens(host: str, port: int) -> bool:
+    """Whether something listens there."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), 1.0):
+        return True
+    return False
 
 
 def address(number: int) -> str:
@@ -422,7 +438,7 @@ def measure_search(given: argparse.Namespace) -> None:
                 lepton(*words, *place, "--out", str(out)), stdout=subprocess.PIPE, env=variables
             )
             begun = time.monotonic()
-            for event in faults(net, process) if given.faults else ():
+            for event in faults(net, process, out) if given.faults else ():
                 print(f"{time.monotonic() - begun:6.1f} s  {event}", flush=True)
             printed, _ = process.communicate()
             took = time.monotonic() - begun
@@ -433,14 +449,17 @@ def measure_search(given: argparse.Namespace) -> None:
         print_table(("search", *heads), rows)
 
 
-def faults(net: Net, process: subprocess.Popen[bytes]) -> Iterator[str]:
-    """Kill one host, stop one, cut one off and connect it again, while the search works."""
+def faults(net: Net, process: subprocess.Popen[bytes], out: Path) -> Iterator[str]:
+    """Kill one host, stop one, cut one off and connect it again, once the first task has begun."""
 
     def later(seconds: float) -> bool:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
         return process.poll() is None
 
+    while later(0.5) and not has_begun(out):
+        pass
+    yield "the first task has begun"
     if later(25):
         net.send(0, signal.SIGKILL)
         yield "all processes of lep0 killed"
@@ -458,10 +477,17 @@ def faults(net: Net, process: subprocess.Popen[bytes]) -> Iterator[str]:
         yield "lep1 goes on"
 
 
+def has_begun(out: Path) -> bool:
+    """Whether a task of a run has begun."""
+    # The file can be read once its first transaction is written.
+    with contextlib.suppress(LeptonError), LedgerView(out / "ledger.db") as view:
+        notes = view.live_entries()
+        return WORKERS in notes and bool(notes[WORKERS].value["first"])
+    return False
+
+
 def row_of(name: str, found: dict[str, Any], out: Path, seconds: float) -> tuple[str, ...]:
     """What a search found, and whether anything is twice in its ledger."""
-    from lepton_automl.runs.ledger import EventKind, LedgerView
-
     with LedgerView(out / "ledger.db") as view:
         keys = list(view.keys(EventKind.RUNG))
         hosts = Counter(str(each.get("host", "")) for each in view.all(EventKind.RUNG).values())
