@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from lepton_automl.runs.ledger import Ledger
-from lepton_automl.search.executors.hosts import HostsExecutor
+from lepton_automl.search.executors.hosts import HostsExecutor, RemoteExecutor
 from lepton_automl.search.loop import search
+from lepton_automl.search.request import SearchResult
 from lepton_automl.search.workers.task import Task, TaskResult
 from tests.faults.driver import Findings, Summary
 from tests.helpers import forked
@@ -65,19 +66,13 @@ class Strike:
 KILL_HOST, STOP_HOST, PAUSE_HOST, KILL_WORKER = "kill", "stop", "pause", "worker"
 
 
-class OneAtATime(HostsExecutor):
-    """Takes one task at a time, so that the search decides as with one worker.
+class OneTask(RemoteExecutor):
+    """Takes one task at a time, so that the search decides as with one worker."""
 
-    Parameters
-    ----------
-    path, locks : Path
-        As those of `HostsExecutor`.
-    """
-
-    def __init__(self, path: Path, locks: Path) -> None:
+    def __init__(self, *given: Any, **options: Any) -> None:
         self.begun: list[str] = []
         self.acknowledged: list[str] = []
-        super().__init__(path, locks)
+        super().__init__(*given, **options)
 
     @property
     def free(self) -> int:
@@ -91,6 +86,10 @@ class OneAtATime(HostsExecutor):
         found = super().finished(timeout)
         self.acknowledged += [task.key for task, _ in found]
         return found
+
+
+class OneAtATime(OneTask, HostsExecutor):
+    """See `OneTask`."""
 
 
 def write_hosts(folder: Path, run: Path) -> Path:
@@ -141,10 +140,17 @@ def disturbed(
         finally:
             done.set()
             striking.join()
+    return problems_of(job.ledger, executor, found, expected), job.ledger, executor
+
+
+def problems_of(
+    ledger: Ledger, executor: OneTask, found: SearchResult, expected: Undisturbed
+) -> list[str]:
+    """What is wrong with the end of a search."""
     problems = []
     if (found.number, found.best.digest) != (expected.number, expected.digest):
         problems.append("another winner")
-    now = results(job.ledger)
+    now = results(ledger)
     different = [
         key for key in now.keys() | expected.results if now.get(key) != expected.results.get(key)
     ]
@@ -154,7 +160,7 @@ def disturbed(
         problems.append("not every task was acknowledged once")
     if len(set(executor.acknowledged)) < len(executor.acknowledged):
         problems.append("a task was acknowledged twice")
-    return problems, job.ledger, executor
+    return problems
 
 
 def strike_all(executor: OneAtATime, strikes: Sequence[Strike], done: threading.Event) -> None:
