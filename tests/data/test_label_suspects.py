@@ -7,7 +7,6 @@ import pytest
 
 from lepton_automl.data.audit.full_audit import make_thumbnails
 from lepton_automl.data.audit.label_suspects import (
-    _RIDGE,
     assign_folds,
     find_label_suspects,
     out_of_fold,
@@ -63,13 +62,13 @@ def test_scores_are_those_of_a_regression_that_was_fitted_without_the_fold(width
     rng = np.random.default_rng(0)
     features = rng.normal(size=(100, width)).astype(kind)
     labels, folds = np.arange(100) % 3, rng.permutation(100) % 5
-    found = out_of_fold(features.copy(), labels, folds)
+    found = out_of_fold(features.copy(), labels, folds, 7.0)
     features = features.astype(np.float64)
     x = (features - features.mean(0)) / (features.std(0) + 1e-4)
     x, y = np.c_[x, np.ones(100)], np.eye(3)[labels]
     for fold in range(5):
         rest, own = x[folds != fold], x[folds == fold]
-        damped = rest.T @ rest + 100 * _RIDGE * np.eye(width + 1)
+        damped = rest.T @ rest + 7 * np.eye(width + 1)
         weights = np.linalg.solve(damped, rest.T @ y[folds != fold])
         error = 1e-4 if kind == np.float32 else 5e-3
         assert found[folds == fold] == pytest.approx(own @ weights, abs=error)
@@ -81,7 +80,7 @@ def test_the_regression_holds_no_second_copy_of_the_features():
     labels, folds = np.arange(20_000) % 3, np.arange(20_000) % 5
     tracemalloc.start()
     try:
-        out_of_fold(features, labels, folds)
+        out_of_fold(features, labels, folds, 100.0)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -47,8 +47,11 @@ _POOLS = 3
 """Rows and columns of fields over which responses are pooled."""
 _STRIDE_SIDE = 20
 """Rows or columns from which on every second patch of a picture is used."""
-_RIDGE = 0.1
-"""Regularisation, as a share of the variance of a feature."""
+_DAMPING = 2000.0
+"""Regularisation of the features of pictures, whose variance is 1 a sample: what is added to the
+diagonal of their products."""
+_RIDGE = 0.05
+"""The same of other features, a sample."""
 _SURE = 0.9
 """Largest threshold of a class: where the classifier is nearly always right, its answer to a sample
 with a wrong label need not be surer than those to others."""
@@ -115,7 +118,9 @@ def find_label_suspects(dataset: Dataset, thumbs: Thumbnails, seed: int = 0) -> 
         return LabelSuspects((), 0, 0, 0.0)
     folds = assign_folds(labels, groups[judged], seed)
     features = _features(dataset, thumbs, judged, seed)
-    probabilities = _probabilities(out_of_fold(features, labels, folds), labels)
+    are_patches = features.dtype == np.float16  # Those of signals and tiny pictures are not.
+    damping = _DAMPING if are_patches else _RIDGE * len(features)
+    probabilities = _probabilities(out_of_fold(features, labels, folds, damping), labels)
     accuracy = float((probabilities.argmax(1) == labels).mean())
     if is_near_chance(accuracy, len(classes)):
         return LabelSuspects((), 0, len(judged), accuracy)
@@ -186,12 +191,16 @@ def assign_folds(
 
 
 def out_of_fold(
-    features: NDArray[np.floating], labels: NDArray[np.int64], folds: NDArray[np.int64]
+    features: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    folds: NDArray[np.int64],
+    damping: float,
 ) -> NDArray[np.float64]:
     """Scores (N, classes) of a ridge regression that was fitted without the fold of each sample.
 
     `features` (N, F) are normalised in place: with many samples they take most of the memory. Of
-    fewer samples than features the equal regression in the space of samples is solved.
+    fewer samples than features the equal regression in the space of samples is solved. `damping`
+    is added to the diagonal of the products.
     """
     for start in range(0, features.shape[1], _BLOCK):
         columns = features[:, start : start + _BLOCK].astype(np.float32)
@@ -202,7 +211,8 @@ def out_of_fold(
     targets = np.eye(classes, dtype=np.float32)
     is_dual = count <= features.shape[1]
     solve = _in_space_of_samples if is_dual else _in_space_of_features
-    return solve(features, targets[labels], [np.flatnonzero(folds == n) for n in range(_FOLDS)])
+    rows = [np.flatnonzero(folds == n) for n in range(_FOLDS)]
+    return solve(features, targets[labels], rows, damping)
 
 
 def _with_bias(features: NDArray[np.floating], rows: NDArray[np.int64]) -> Floats:
@@ -213,7 +223,10 @@ def _with_bias(features: NDArray[np.floating], rows: NDArray[np.int64]) -> Float
 
 
 def _in_space_of_samples(
-    features: NDArray[np.floating], targets: Floats, folds: list[NDArray[np.int64]]
+    features: NDArray[np.floating],
+    targets: Floats,
+    folds: list[NDArray[np.int64]],
+    damping: float,
 ) -> NDArray[np.float64]:
     whole = _with_bias(features, np.arange(len(features)))
     products = (whole @ whole.T).astype(np.float64)
@@ -221,14 +234,17 @@ def _in_space_of_samples(
     for own in folds:
         rest = np.setdiff1d(np.arange(len(features)), own)
         matrix = products[np.ix_(rest, rest)]
-        matrix[np.diag_indices_from(matrix)] += _RIDGE * len(features)
+        matrix[np.diag_indices_from(matrix)] += damping
         weights = linalg.solve(matrix, targets[rest], assume_a="pos", overwrite_a=True)
         scores[own] = products[np.ix_(own, rest)] @ weights
     return scores
 
 
 def _in_space_of_features(
-    features: NDArray[np.floating], targets: Floats, folds: list[NDArray[np.int64]]
+    features: NDArray[np.floating],
+    targets: Floats,
+    folds: list[NDArray[np.int64]],
+    damping: float,
 ) -> NDArray[np.float64]:
     width = features.shape[1] + 1
     product, moments = np.zeros((width, width), np.float32, order="F"), list[Floats]()
@@ -246,7 +262,7 @@ def _in_space_of_features(
     for own, without in zip(folds, moments, strict=True):
         values = _with_bias(features, own)
         matrix = add(values, -1.0, product.copy(order="F"))
-        matrix[np.diag_indices_from(matrix)] += _RIDGE * len(features)
+        matrix[np.diag_indices_from(matrix)] += damping
         # Ridge regression is well conditioned: 32 bits do, in half the memory.
         factor = linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
         scores[own] = values @ linalg.cho_solve(factor, moment - without, check_finite=False)
