@@ -39,7 +39,21 @@ from tests.helpers.nets import random_arch, random_model, random_pixels, random_
 ANY = ("relu", "relu6", "hswish", "silu", "none")
 SHAPES = ((16, 16, 3), (12, 14, 5), (37, 6), (9, 9, 1))
 NETS = range(14)
-STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
+WARNINGS = tuple(
+    f"-W{name}"
+    for name in (
+        "conversion",
+        "sign-conversion",
+        "shadow",
+        "cast-align",
+        "cast-qual",
+        "strict-prototypes",
+        "undef",
+        "double-promotion",
+        "vla",
+    )
+)
+STRICT = ("-std=c99", "-pedantic", "-Werror", "-Wall", "-Wextra", *WARNINGS)
 SANITIZED = {
     "gcc": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     # Without its runtime library, which Debian has in a package of its own.

@@ -36,7 +36,21 @@ FRONT_ENDS = {
 }
 NAMES = tuple("abcde")
 GCC = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
-STRICT = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror")
+WARNINGS = tuple(
+    f"-W{name}"
+    for name in (
+        "conversion",
+        "sign-conversion",
+        "shadow",
+        "cast-align",
+        "cast-qual",
+        "strict-prototypes",
+        "undef",
+        "double-promotion",
+        "vla",
+    )
+)
+STRICT = ("-std=c99", "-pedantic", "-Werror", "-Wall", "-Wextra", *WARNINGS)
 OPTIONS = {
     "portable": ("-O1", "-DNET_PORTABLE"),
     "fused": ("-O3", "-march=native", "-std=gnu99", "-ffp-contract=fast"),
