@@ -9,7 +9,8 @@ and what runs the format: onnxruntime (onnx, any_size), ai-edge-litert (litert),
 Pictures are read with Pillow, .npy and .csv files and WAV recordings without it. This file runs on
 trust as any program does: `lepton verify` and a signature say whether it is the one that was
 written.
-Exit codes: 0; 3 if a file cannot be read; 6 if `verify` finds a problem; 7 if something is missing.
+Exit codes: 0; 2 if the command is wrong; 3 if a file cannot be read; 6 if `verify` finds a problem;
+7 if something is missing.
 """
 
 from __future__ import annotations
@@ -221,7 +222,9 @@ class Bundle:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object."""
+    """A JSON object of an artifact."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} is not an artifact of lepton: it has no {path.name}")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
@@ -587,6 +590,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    if given.command == "predict" and not given.files:
+        parser.error("predict needs files: predict ARTIFACT FILE ...")
     try:
         if given.command == "verify":
             return verify(given.artifact, given.name)

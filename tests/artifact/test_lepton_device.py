@@ -265,6 +265,17 @@ def test_files_are_timed_beside_each_other(artifact):
     assert all(0 < row["p50_us"] <= row["p95_us"] <= row["p99_us"] for row in rows)
 
 
+def test_a_wrong_command_is_said(artifact, tmp_path):
+    done = alone(artifact / "lepton_device.py", "predict", artifact)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "predict needs files" in done.stderr
+    for verb in ("verify", "predict"):
+        files = ["a.npy"] if verb == "predict" else []
+        done = alone(artifact / "lepton_device.py", verb, tmp_path, *files)
+        assert done.returncode == 3
+        assert f"{tmp_path} is not an artifact of lepton: it has no" in done.stderr
+
+
 def test_what_is_missing_is_said(artifact):
     done = alone(artifact / "lepton_device.py", "verify", artifact, "--format", "litert")
     assert done.returncode in (3, 7)
