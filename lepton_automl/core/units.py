@@ -49,8 +49,13 @@ def count_text(count: float) -> str:
 
 
 def time_text(milliseconds: float) -> str:
-    """`13.2 us`, `1.34 ms`."""
-    return f"{milliseconds * 1e3:.3g} us" if milliseconds < 1 else f"{milliseconds:.3g} ms"
+    """`13.2 us`, `1.34 ms`, `15.4 s`, `1540 s`."""
+    if milliseconds < 1:
+        return f"{milliseconds * 1e3:.3g} us"
+    if milliseconds < 999.5:
+        return f"{milliseconds:.3g} ms"
+    seconds = milliseconds / 1e3
+    return f"{seconds:.3g} s" if seconds < 999.5 else f"{seconds:.0f} s"
 
 
 def accuracy_text(accuracy: float, interval: tuple[float, float] | None = None) -> str:

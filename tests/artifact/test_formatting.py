@@ -22,6 +22,10 @@ from tests.helpers.artifacts import figures, target_latency, verdict
         (units.count_text, 3.4e9, "3.4 G"),
         (units.time_text, 0.0132, "13.2 us"),
         (units.time_text, 1.344, "1.34 ms"),
+        (units.time_text, 999.4, "999 ms"),
+        (units.time_text, 999.5, "1 s"),
+        (units.time_text, 15_400, "15.4 s"),
+        (units.time_text, 1_540_000, "1540 s"),
     ],
 )
 def test_quantities_have_units(text, value, expected):
