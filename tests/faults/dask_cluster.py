@@ -180,10 +180,11 @@ class Cluster:
             return 0
         if whom != TRAINING:
             return pids[f"{whom} {names[0]}"]
-        children = Path(f"/proc/{worker}/task/{worker}/children")
+        # They are started by one of its threads.
         with contextlib.suppress(OSError):
-            for child in children.read_text().split():
-                return int(child)
+            for children in Path(f"/proc/{worker}/task").glob("*/children"):
+                for child in children.read_text().split():
+                    return int(child)
         return 0
 
     def close(self) -> None:
