@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 from lepton_automl.config import check_cluster
 from lepton_automl.core import files
+from lepton_automl.core.version import __version__
 from lepton_automl.errors import ConfigError, MachineError
 from tests.helpers.executors import GOOD, LIVENESS, WAITS, WORKER, fake_task
 from tests.helpers.processes import alive, eventually
@@ -235,6 +237,32 @@ def test_tasks_of_a_killed_coordinator_end_though_the_cluster_lives_on(tmp_path,
     (tmp_path / "go").touch()
     executor = stack.enter_context(DaskExecutor(cluster.scheduler_address, tmp_path))
     assert executor.call(fake_task(tmp_path, GOOD)).failed == ""
+
+
+def test_a_worker_that_answers_again_counts_as_silent_from_then_on(tmp_path):
+    """The scheduler has last heard of it before it was cut off, until its next heartbeat."""
+    greeting = {"lepton": __version__, "pid": 1, "machine": "m", "locks": "", "is_shared": False}
+    greeting |= {"jobs": 1, "device": "cpu", "arithmetic": "x"}
+
+    async def play():
+        session = dask_module._Session("topic", "cpu", tmp_path, "token")
+        events = mock.Mock()
+        host = dask_module.DaskHost("tcp://a:1", None, session, mock.Mock(), events, tmp_path)
+        with mock.patch.object(host, "_ask", mock.AsyncMock(return_value=greeting)):
+            await host._greet_worker()
+            host.look(1.0, 20.0)
+            host._silent = 44.0
+            host._fail_session("was cut off")
+            host._failing = asyncio.get_running_loop().create_future()
+            await host._greet_worker()
+        host.look(1.0, 20.0)
+        assert not host._failing.done()
+        host._silent = 20.0
+        host._looked -= 1.0
+        host.look(1.0, 20.0)
+        assert host._failing.result() == "gave no sign of life for 21 s"
+
+    asyncio.run(play())
 
 
 def test_a_worker_with_another_version_is_named_with_both(tmp_path, stack):

@@ -363,6 +363,7 @@ class DaskHost(Host):
             self.pid = answer["pid"]
             self._machine, self._locks_there = str(answer["machine"]), str(answer["locks"])
             self._is_shared = answer["is_shared"] is True
+            self._silent = 0.0  # It has answered, though the scheduler may not have counted that.
             self._start({"ready": answer})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise HostFailed(f"sent no answer of lepton: {first_line(error):.200}") from error
