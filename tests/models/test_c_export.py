@@ -135,6 +135,36 @@ def test_logits_are_bit_for_bit_those_of_the_integer_reference(options, tmp_path
     assert {Add, Swish, Mul, MaxPool, GlobalPool, Linear, Gate} <= met
 
 
+@GCC
+def test_two_nets_are_one_program_after_the_command_of_the_page(tmp_path):
+    """Their arenas begin at odd addresses; samples lie outside of them, or in them."""
+    page = (Path(__file__).parents[2] / "docs" / "device-c.md").read_text(encoding="utf-8")
+    (command,) = re.findall("^for file in h c;.*$", page, re.MULTILINE)
+    seeds = {"cat": 1, "net": 3}
+    for seed in seeds.values():  # The second one overwrites the files of the first.
+        written(tmp_path, *net_of(seed))
+        if seed == seeds["cat"]:
+            compiled(tmp_path, ["bash", "-c"], command)
+    compiled(tmp_path, ["gcc", *STRICT, "-O1", "-shared", "-fPIC", "-o", "a.so", "net.c"], "cat.c")
+    both = '#include "net.h"\n#include "cat.h"\nint sizes[] = {NET_CLASSES, CAT_CLASSES};\n'
+    (tmp_path / "both.c").write_text(both)
+    compiled(tmp_path, ["gcc", *STRICT, "-fsyntax-only"], "both.c")
+    library = ctypes.CDLL(str(tmp_path / "a.so"))
+    for name, seed in seeds.items():
+        net, samples = net_of(seed)
+        plan = plan_memory(net.arch.graph)
+        expected = exact_logits(net, samples).logits
+        arena, found = np.zeros(plan.size + 1, np.uint8)[1:], np.zeros(5, np.float32)
+        assert arena.ctypes.data % 2
+        start = plan.offsets[net.arch.graph.input.name]
+        for n, sample in enumerate(np.ascontiguousarray(samples)):
+            inside = arena[start : start + sample.nbytes]
+            for given in (sample, inside):
+                inside[:] = sample.view(np.uint8).ravel()
+                getattr(library, f"{name}_logits")(pointer(given), pointer(arena), pointer(found))
+                assert found.tobytes() == expected[n].tobytes()
+
+
 @pytest.mark.parametrize("seed", [17, 2], ids=["pictures", "signals"])
 @pytest.mark.parametrize("compiler", SANITIZED)
 def test_sanitizers_find_nothing_and_the_test_says_pass(compiler, seed, tmp_path):

@@ -462,8 +462,8 @@ def _header(net: QuantizedNet, source: _Source) -> str:
     offset = source.plan.offsets[arch.graph.input.name]
     inside = (
         """
-   The pixels may lie in the arena, from arena + NET_INPUT_OFFSET on, or anywhere else; there they
-   are not changed."""
+   The pixels may lie in the arena, from arena + NET_INPUT_OFFSET on, or anywhere outside of it;
+   there they are not changed."""
         if not source.is_input_computed
         else ""
     )
