@@ -41,6 +41,9 @@ def answer_text(verdict: Verdict) -> str:
     """The verdict in one sentence."""
     if verdict.status == "undecided" and verdict.shipped is None:
         return "Undecided: what ships was not run on this machine."
+    undecided = [limit for limit in verdict.limits if limit.status == "undecided"]
+    if undecided and all(limit.basis != "measured" for limit in undecided):
+        return "Undecided: what is not measured cannot prove that a limit holds."
     return ANSWERS[verdict.status]
 
 

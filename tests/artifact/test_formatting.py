@@ -33,6 +33,24 @@ def test_quantities_have_units(text, value, expected):
 
 
 @pytest.mark.parametrize(
+    ("bases", "expected"),
+    [
+        (["estimated"], "what is not measured cannot prove"),
+        (["estimated", "predicted"], "what is not measured cannot prove"),
+        (["estimated", "measured"], "too few test samples"),
+    ],
+)
+def test_an_undecided_verdict_says_what_would_decide_it(bases, expected):
+    limits = [
+        JudgedLimit("max_flash_bytes", 9000, 8000, (8000, 8000), "undecided", basis=basis)
+        for basis in bases
+    ]
+    limits.append(JudgedLimit("min_accuracy", 0.9, 0.95, (0.94, 0.96), "holds"))
+    given = verdict(status="undecided", limits=tuple(limits))
+    assert expected in formatting.answer_text(given)
+
+
+@pytest.mark.parametrize(
     ("value", "unit", "expected"),
     [
         (0.0132, "ms", "13.2 us"),
