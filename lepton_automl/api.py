@@ -6,13 +6,17 @@ Each function imports what it computes with, because torch takes seconds to load
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import os
-from collections.abc import Callable, Sequence
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from lepton_automl.config import (
     DEFAULT_TARGET,
+    LIMITS,
     Balance,
     BandMean,
     ChannelAxis,
@@ -29,7 +33,9 @@ from lepton_automl.config import (
     object_name,
     seconds,
 )
+from lepton_automl.core import plugins
 from lepton_automl.core.events import Emit, silent
+from lepton_automl.core.field_types import check_type
 from lepton_automl.errors import ConfigError, DataError, MachineError
 from lepton_automl.runs.folder import RunFolder, configured, default_out, locate
 
@@ -57,7 +63,7 @@ DataSource = str | Path | object
 class SearchOptions(TypedDict, total=False):
     """Options of `search`: fields of `RunConfig`, with paths also as text."""
 
-    out: str | Path
+    out: str | Path | None
     test: str | Path | None
     space: str | Path | None
     limits: Limits
@@ -177,6 +183,11 @@ class CompressOptions(TypedDict, total=False):
 
 
 _PATHS = ("out", "latency_from", "warm_start", "root", "hosts")
+_NAMES = ("objectives", "callbacks", "formats")
+"""Options of several names, which may be one text with commas."""
+_TEXTS = ("folds", "channels", "pixel_scale")
+"""Options that are texts, and may be numbers."""
+_EXAMPLES = {"limits": "give limits=Limits(max_size_bytes=...)"}
 
 
 def run(data: DataSource, *, emit: Emit = silent, **options: Unpack[Options]) -> Outcome:
@@ -208,7 +219,7 @@ def search(
     data: DataSource, *, emit: Emit = silent, **options: Unpack[SearchOptions]
 ) -> SearchResult:
     """Search only and save the winner in `models/best`; parameters as for `run`."""
-    config = _config(data, dict(options))
+    config = _config(data, dict(options), SearchOptions)
     from lepton_automl.pipeline import run as pipeline
 
     return pipeline.search(config, emit=emit)
@@ -331,7 +342,7 @@ def data(
     ConfigError
         If a file to be written exists, or `fix` is given for data that are no picture files.
     """
-    config = _config(data, dict(options))
+    config = _config(data, dict(options), DataOptions)
     from lepton_automl.pipeline.data_files import report_and_write
 
     page, table = (None if path is None else Path(path) for path in (html, fix))
@@ -386,6 +397,7 @@ def compress(
         With a way out, `fix`.
     """
     given = {name: value for name, value in options.items() if _is_stated(value)}
+    given = _checked(given, CompressOptions)
     if data is None or RunFolder(Path(source)).definition_file.is_file():
         return _compress_run(Path(source), data, given, emit)
     if Path(source).is_dir():
@@ -832,26 +844,86 @@ def _for_board(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _config(data: DataSource, given: dict[str, Any]) -> RunConfig:
-    """The configuration that the options of `run` or `search` describe.
+def _checked(given: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    """Options whose names and types are those of a table of options, such as `Options`.
+
+    Numbers of other libraries become Python's, and a text that stands for names a tuple of them.
+
+    Raises
+    ------
+    ConfigError
+        If there is no option of that name, or its value has another type.
+    """
+    hints, checked = typing.get_type_hints(kind), dict[str, Any]()
+    for name, value in given.items():
+        if name not in hints:
+            raise _unknown_option(name, hints)
+        if isinstance(value, str) and name in _NAMES:
+            value = tuple(value.split(","))
+        elif isinstance(value, bool):
+            pass
+        elif isinstance(value, numbers.Real):
+            value = int(value) if isinstance(value, numbers.Integral) else float(value)
+            value = str(value) if name in _TEXTS else value
+        checked[name] = value
+        if not _has_type(value, hints[name]):
+            raise ConfigError(
+                f"{name} = {value!r:.60}, the rule is {_type_text(hints[name])}",
+                fix=_EXAMPLES.get(name, "correct it, or leave it out"),
+            )
+    return checked
+
+
+def _has_type(value: object, hint: Any) -> bool:
+    """Whether an option has the type of its annotation; `RunConfig` checks those of few words."""
+    if typing.get_origin(hint) is Literal:
+        return True
+    try:
+        check_type(value, hint, "")
+    except TypeError:
+        return False
+    return not isinstance(value, float) or float in (hint, *typing.get_args(hint))
+
+
+def _type_text(hint: Any) -> str:
+    """`int`, `str, Path or None`."""
+    kinds = typing.get_args(hint) if typing.get_origin(hint) is types.UnionType else (hint,)
+    names = [
+        "None" if kind is types.NoneType else getattr(kind, "__name__", str(kind)) for kind in kinds
+    ]
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _unknown_option(name: str, known: Mapping[str, Any]) -> ConfigError:
+    """The error for an option that is not there; of a limit it says how limits are given."""
+    option = f"--{name.replace('_', '-')}"
+    for limit, spec in LIMITS.items():
+        if name == limit or option == spec.option:
+            return ConfigError(
+                f"{name} is a limit, not an option of its own",
+                fix=f"give limits=Limits({limit}=...)",
+            )
+    return plugins.unknown_name(name, sorted(known), "option of this function")
+
+
+def _config(data: DataSource, given: Mapping[str, Any], kind: type = Options) -> RunConfig:
+    """The configuration that options of the table `kind` describe.
 
     Raises
     ------
     ConfigError
         If an option is illegal.
     """
-    settings = dict(given)
+    settings = _checked(given, kind)
     name, data_object = _named(data)
     settings["budget_seconds"] = _seconds(settings.pop("budget", None))
     if settings.get("max_memory") is not None:
         settings["max_memory"] = memory_bytes(settings["max_memory"])
     settings |= {n: Path(settings[n]) for n in _PATHS if settings.get(n) is not None}
     settings["test"] = _test_path(settings.get("test"))
-    settings |= {n: tuple(settings[n]) for n in ("objectives", "callbacks") if n in settings}
+    settings |= {n: tuple(settings[n]) for n in _NAMES if settings.get(n) is not None}
     if settings.get("board") is not None:
         settings = _for_board(settings)
-    if settings.get("formats") is not None:
-        settings["formats"] = tuple(settings["formats"])
     if settings.get("space") is not None:
         settings["space"] = str(settings["space"])
     if settings.get("out") is None:

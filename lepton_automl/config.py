@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import Literal
 
@@ -138,6 +139,9 @@ class Limits:
             value = getattr(self, item.name)
             if value is None:
                 continue
+            is_number = isinstance(value, Real) and not isinstance(value, bool)
+            if not is_number:  # Of any library.
+                raise _illegal(item.name, value, "a number")
             unit = LIMITS[item.name].unit
             if not math.isfinite(value) or value < 0 or (value == 0 and unit != "points"):
                 raise _illegal(item.name, value, "a number above 0")

@@ -159,3 +159,57 @@ def test_a_limit_on_flash_has_no_effect_on_a_model_made_elsewhere(tmp_path):
     path.write_bytes(b"not read")
     with pytest.raises(ConfigError, match="--max-flash-kb has no effect here"):
         api.compress(path, "digits", limits=Limits(max_flash_bytes=9000))
+
+
+@pytest.mark.parametrize(
+    ("options", "what", "fix"),
+    [
+        (
+            {"limits": {"max_size_bytes": 1000}},
+            "limits = {'max_size_bytes': 1000}",
+            "limits=Limits(",
+        ),
+        ({"max_size_kb": 5}, "max_size_kb is a limit", "limits=Limits(max_size_bytes=...)"),
+        ({"min_accuracy": 0.9}, "min_accuracy is a limit", "limits=Limits(min_accuracy=...)"),
+        ({"seeds": 1}, "'seeds' is not an option", "did you mean 'seed'?"),
+        ({"seed": "1"}, "seed = '1', the rule is int", "correct it"),
+        ({"trials": 2.5}, "trials = 2.5, the rule is int or None", "correct it"),
+        ({"out": 5}, "out = 5, the rule is str, Path or None", "correct it"),
+        ({"objectives": ["accuracy", 3]}, "objectives = ['accuracy', 3]", "correct it"),
+        ({"rehash": "no"}, "rehash = 'no', the rule is bool", "correct it"),
+    ],
+)
+def test_an_option_of_another_name_or_type_is_refused_before_anything_is_made(
+    tmp_path, monkeypatch, options, what, fix
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        lp.run("digits", **options)
+    assert caught.value.what.startswith(what)
+    assert fix in caught.value.fix
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_option_that_another_function_has_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="'budget' is not an option"):
+        api.data("digits", budget="1m")
+    with pytest.raises(ConfigError, match="'formats' is not an option"):
+        api.search("digits", formats=["c"])
+
+
+def test_numbers_of_numpy_and_texts_of_several_names_are_options(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "lepton_automl.pipeline.run.search", lambda config, emit: seen.append(config)
+    )
+    api.search("digits", seed=np.int64(3), objectives="accuracy,macs", channels=3, folds=2)
+    (config,) = seen
+    assert (config.seed, config.objectives) == (3, ("accuracy", "macs"))
+    assert (config.channels, config.folds) == ("3", "2")
+
+
+@pytest.mark.parametrize("value", ["5", True, None.__class__])
+def test_a_limit_that_is_no_number_is_refused(value):
+    with pytest.raises(ConfigError, match=r"limit max_macs = .*, the rule is a number"):
+        Limits(max_macs=value)

@@ -1,4 +1,4 @@
-"""Check values that were read from JSON against the annotations of a dataclass."""
+"""Check values from outside against annotations: fields of dataclasses from JSON, options."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MOST = 1e18
@@ -34,7 +34,30 @@ def check_types(value: Any, what: str = "") -> None:
     hints = _hints(value.__class__)
     for item in dataclasses.fields(value):
         name = f"{what}.{item.name}" if what else item.name
-        _check(getattr(value, item.name), hints[item.name], name)
+        check_type(getattr(value, item.name), hints[item.name], name)
+
+
+def check_type(value: Any, hint: Any, what: str) -> None:
+    """Check a value against an annotation of those that `check_types` knows, or `Sequence`.
+
+    Raises
+    ------
+    TypeError
+        Naming the value by `what`, or the part of it that has another type.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        _check_union(value, arguments, what)
+    elif origin is typing.Literal:
+        _require(isinstance(value, str) and value in arguments, value, arguments, what)
+    elif origin in (tuple, Sequence, Mapping):
+        _check_collection(value, hint, what)
+    elif hint in (int, float):
+        _require(isinstance(value, int | float) and not isinstance(value, bool), value, hint, what)
+    else:
+        _require(isinstance(value, hint), value, hint, what)
+        if dataclasses.is_dataclass(value):
+            check_types(value, what)
 
 
 def check_finite(value: object, what: str, kind: type = float) -> None:
@@ -56,24 +79,16 @@ def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
-def _check(value: Any, hint: Any, what: str) -> None:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        _check_union(value, arguments, what)
-    elif origin is typing.Literal:
-        _require(isinstance(value, str) and value in arguments, value, arguments, what)
-    elif origin is tuple:
+def _check_collection(value: Any, hint: Any, what: str) -> None:
+    origin, kinds = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
         _check_tuple(value, hint, what)
-    elif origin is Mapping:
-        _require(isinstance(value, Mapping), value, hint, what)
-        for key, each in value.items():
-            _check(each, arguments[1], f"{what}[{key!r}]")
-    elif hint in (int, float):
-        _require(isinstance(value, int | float) and not isinstance(value, bool), value, hint, what)
-    else:
-        _require(isinstance(value, hint), value, hint, what)
-        if dataclasses.is_dataclass(value):
-            check_types(value, what)
+        return
+    is_right = isinstance(value, origin) and not isinstance(value, str)
+    _require(is_right, value, hint, what)
+    each = value.items() if origin is Mapping else enumerate(value)
+    for key, one in each:
+        check_type(one, kinds[-1], f"{what}[{key!r}]")
 
 
 def _check_tuple(value: Any, hint: Any, what: str) -> None:
@@ -82,14 +97,14 @@ def _check_tuple(value: Any, hint: Any, what: str) -> None:
     kinds = kinds[:1] * len(value) if kinds[-1] is Ellipsis else kinds
     _require(len(kinds) == len(value), value, hint, what)
     for place, (each, kind) in enumerate(zip(value, kinds, strict=True)):
-        _check(each, kind, f"{what}[{place}]")
+        check_type(each, kind, f"{what}[{place}]")
 
 
 def _check_union(value: Any, kinds: tuple[Any, ...], what: str) -> None:
     errors = []
     for kind in kinds:
         try:
-            _check(value, kind, what)
+            check_type(value, kind, what)
         except TypeError as error:
             errors.append(error)
         else:
