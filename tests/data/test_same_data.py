@@ -193,6 +193,7 @@ def test_windows_of_sensors_are_one_data_set_as_arrays_files_and_from_python(tmp
         np.testing.assert_array_equal(mine.signals, its.signals)
         np.testing.assert_array_equal(mine.groups, its.groups)
     assert other.preprocessing(one.size) == one.preprocessing(one.size)
+    assert other.window_stride == one.window_stride  # It is written into files.
     PERSONS[0] += 3
     try:  # With another person it is another data set.
         assert open_dataset(signal_npz(tmp_path)).fingerprint != one.fingerprint

@@ -122,7 +122,8 @@ def cut_recordings(
         spans=np.stack([numbers, starts, starts + length], axis=1),
         attributes=_attributes(recordings, found, length),
         channel_names=channel_names,
-        window_stride=step,
+        # Of recordings of one window each, as of arrays of windows, nothing says it.
+        window_stride=0 if stride is None and counts.max() == 1 else step,
         value_type=type_of_signals(each.values for each in recordings),
         notes=_notes(recordings, counts, length),
         decisions=decisions,
