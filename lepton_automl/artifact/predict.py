@@ -643,16 +643,31 @@ def _named(files: Iterable[Path]) -> str:
 
 
 def _found(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
-    """The files; folders and patterns replaced by the files in them, of one of the suffixes."""
+    """The files; folders and patterns replaced by the files in them, of one of the suffixes.
+
+    Pictures of kinds that are not read are among them, to be named, unless they are there in
+    another kind too.
+    """
+    others = decode.OTHER_SUFFIXES if suffixes >= decode.SUFFIXES else frozenset[str]()
+
+    def of_kind(found: Iterable[Path]) -> list[Path]:
+        kept = [path for path in found if path.suffix.lower() in suffixes | others]
+        known = {path.with_suffix("") for path in kept if path.suffix.lower() in suffixes}
+        return [
+            path
+            for path in kept
+            if path.suffix.lower() in suffixes or path.with_suffix("") not in known
+        ]
+
     paths: list[Path] = []
     for given in files:
         if not given.exists() and glob.has_magic(str(given)):
             matching = sorted(map(Path, glob.glob(str(given), recursive=True)))  # noqa: PTH207
-            paths += [path for path in matching if path.suffix.lower() in suffixes]
+            paths += of_kind(matching)
             continue
         file = given
         if file.is_dir():
-            inside = (path for path in file.rglob("*") if path.suffix.lower() in suffixes)
+            inside = of_kind(file.rglob("*"))
             # Paths are compared by their parts too, but at the price of a tenth of decoding.
             paths += sorted(filter(Path.is_file, inside), key=lambda path: path.parts)
         else:

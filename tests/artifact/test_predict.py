@@ -61,6 +61,21 @@ def test_a_folder_stands_for_its_pictures(artifact, pictures):
     assert len(predict(artifact, [pictures])) == 70
 
 
+def test_pictures_of_kinds_that_are_not_read_are_named_unless_there_in_another_kind(
+    artifact, pictures, tmp_path
+):
+    for name in ("a.png", "b.png"):
+        shutil.copyfile(next(pictures.glob("*.png")), tmp_path / name)
+    for name in ("a.heic", "c.HEIC", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    for given in (tmp_path, tmp_path / "*"):
+        errors = []
+        found = predict(artifact, [given], on_unreadable=errors.append)
+        assert sorted(each.file.name for each in found) == ["a.png", "b.png"]
+        (error,) = errors
+        assert "c.HEIC cannot be read: .HEIC is not read: convert it" in error.what
+
+
 def test_an_onnx_file_is_used_as_given(artifact, pictures):
     alone = predict(artifact / "model.fp32.onnx", [pictures / "03.png"])[0]
     _, probability = by_hand(artifact / "model.fp32.onnx", pictures / "03.png")

@@ -15,7 +15,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.units import counted, first_few
 from lepton_automl.data.layouts.folder_kinds import folder_kind
 from lepton_automl.data.layouts.part_names import parts_named
-from lepton_automl.data.pictures.decode import SUFFIXES
+from lepton_automl.data.pictures.decode import OTHER_SUFFIXES, SUFFIXES
 from lepton_automl.data.samples import PARTS, Samples
 from lepton_automl.errors import ConfigError, DataError
 
@@ -36,15 +36,6 @@ _LEFTOVERS = frozenset(
     }
 )
 """What systems, NAS boxes and archives leave in folders, in lower case; so are dot-files."""
-
-_PHOTOS, _DRAWN, _SCANS, _RAW = (
-    ".heic .heif .avif .jxl .jp2 .j2k .jpx .jxr .tga .pcx",
-    ".svg .eps .psd .xcf",
-    ".exr .hdr .dcm .dicom .nii",
-    ".dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .raw",
-)
-_OTHER_PICTURES = frozenset(f"{_PHOTOS} {_DRAWN} {_SCANS} {_RAW}".split())
-"""Suffixes of pictures that are not read, in lower case."""
 
 _LAYOUT = "put the pictures of each class into one sub-folder named after the class"
 _PART_LAYOUT = (
@@ -296,7 +287,7 @@ def _check_kinds(read: list[Path], others: list[Path], data: Path) -> None:
     left = [
         file
         for file in others
-        if file.suffix.lower() in _OTHER_PICTURES and file.with_suffix("") not in known
+        if file.suffix.lower() in OTHER_SUFFIXES and file.with_suffix("") not in known
     ]
     if left:
         kinds = Counter(file.suffix.lower() for file in left)

@@ -45,6 +45,14 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _JPEG, _TIFF, _PPM = ".jpg .jpeg .jpe .jfif .mpo", ".tif .tiff", ".ppm .pgm .pbm .pnm"
 SUFFIXES = frozenset(f"{_JPEG} {_TIFF} {_PPM} .png .gif .bmp .webp".split())
 """Suffixes of picture files, in lower or upper case."""
+_PHOTOS, _DRAWN, _SCANS, _RAW = (
+    ".heic .heif .avif .jxl .jp2 .j2k .jpx .jxr .tga .pcx",
+    ".svg .eps .psd .xcf",
+    ".exr .hdr .dcm .dicom .nii",
+    ".dng .cr2 .cr3 .nef .arw .orf .rw2 .raf .raw",
+)
+OTHER_SUFFIXES = frozenset(f"{_PHOTOS} {_DRAWN} {_SCANS} {_RAW}".split())
+"""Suffixes of pictures that are not read, in lower case."""
 
 PictureFile = Path | Member
 """A picture file: its path, or its place in an archive."""
@@ -785,6 +793,8 @@ def _fractions(image: Image.Image) -> NDArray[np.float32]:
 def _unreadable(path: PictureFile, error: BaseException) -> DataError:
     if isinstance(error, UnidentifiedImageError):
         reason = "not a picture of a known format"
+        if path.suffix.lower() in OTHER_SUFFIXES:
+            reason = f"{path.suffix} is not read: convert it into a PNG or JPEG file"
     else:
         reason = str(error) if not isinstance(error, OSError) else error.strerror or str(error)
         reason = reason or "it is damaged"
