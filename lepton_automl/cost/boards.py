@@ -121,6 +121,11 @@ def load(name: str) -> Board:
     matching = [known for known in table if known.startswith(name)] if name else []
     if name not in table and len(matching) == 1:
         name = matching[0]
+    if name not in table and matching:
+        raise ConfigError(
+            f"{name!r} begins the names of {len(matching)} boards of lepton",
+            fix=f"choose one of: {', '.join(sorted(matching))}",
+        )
     if name not in table:
         raise plugins.unknown_name(name, sorted(table), "board of lepton")
     return Board(name, **table[name])

@@ -129,9 +129,11 @@ def _check_ship(config: RunConfig) -> None:
     """Check that the file formats are known, and that a limit on flash binds what ships."""
     for name in _format_names(config):
         formats.load(name)
-    if config.limits.max_flash_bytes is not None and config.ship == formats.ONNX:
+    if config.limits.max_flash_bytes is None or not config.ship:
+        return
+    if config.ship == formats.ONNX or formats.load(config.ship).main.endswith(".onnx"):
         raise ConfigError(
-            "a limit on flash binds code, and --ship onnx ships an ONNX file",
+            f"a limit on flash binds code, and --ship {config.ship} ships an ONNX file",
             fix="leave --ship out: then C ships; or leave --board and --max-flash-kb out",
         )
 

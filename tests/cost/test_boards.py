@@ -67,7 +67,10 @@ def test_a_board_is_found_by_its_name_and_by_a_beginning_that_no_other_has():
     assert (board.flash_bytes, board.ram_bytes) == (262_144, 65_536)
     assert boards.load("nucleo-u575").name == "nucleo-u575zi-q"
     assert boards.load("raspberry-pi-pico").name == "raspberry-pi-pico"
-    for name in ("nucleo", "", "pico"):
+    with pytest.raises(ConfigError, match="begins the names of 2 boards") as caught:
+        boards.load("teensy")
+    assert caught.value.fix == "choose one of: teensy-4.0, teensy-4.1"
+    for name in ("nucleo-x", "", "pico"):
         with pytest.raises(ConfigError, match="is not a board of lepton"):
             boards.load(name)
 
