@@ -70,6 +70,15 @@ def test_classes_without_a_test_picture_are_found(dataset):
     assert "no test pictures: c" in found[0].message
 
 
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [(["Cat", "cat "], 2), (["big cat", "Big-Cat"], 2), (["cat", "cats"], 0), (["-", "_"], 0)],
+)
+def test_classes_whose_names_differ_in_case_or_dashes_only_are_named(dataset, names, count):
+    found = kinds(dataset(class_names=np.array(names)))
+    assert found == ([("names alike", count)] if count else [])
+
+
 def test_classes_with_few_test_pictures_are_found(dataset):
     assert kinds(dataset(y_test=(np.arange(40) < 9).astype(int))) == [("few samples", 1)]
     assert kinds(dataset(y_test=(np.arange(40) < 10).astype(int))) == []

@@ -37,6 +37,33 @@ def read(folder, text, name="list.csv", **options):
 ROWS = [("a/000.png", "x"), ("b/000.png", "y"), ("b/001.png", "y")]
 
 
+def test_a_column_of_parts_whose_values_name_none_is_said_with_the_way_to_use_it(pictures):
+    lines = ["file,label,split"]
+    lines += [f"{c}/{n:03}.png,{c},{'odd' if n % 2 else 'even'}" for c in "ab" for n in range(4)]
+    samples = read(pictures, "\n".join(lines))
+    (decision,) = [each for each in samples.decisions if each.name == "columns"]
+    assert "parts are drawn, since even and odd in split name none" in decision.choice
+    words = decision.option.split()
+    assert words[0::2] == ["--columns", "--parts"]
+    stated = {
+        option: dict(word.split("=") for word in text.split(","))
+        for option, text in zip(("columns", "parts"), words[1::2], strict=True)
+    }
+    found = read(pictures, "\n".join(lines), **stated)
+    assert sorted(found.parts) == ["test"] * 4 + ["train"] * 4
+
+
+def test_labels_that_are_quantities_are_told_from_classes(pictures):
+    lines = ["file,label", *(f"{c}/{n:03}.png,{n / 7 + ord(c)}" for c in "ab" for n in range(4))]
+    with pytest.raises(DataError, match="too few pictures in 8 of 8 classes") as caught:
+        open_dataset(table(pictures, "\n".join(lines)))
+    assert "quantities" in caught.value.fix
+    names = ["file,label", *(f"{c}/{n:03}.png,{n}" for c in "ab" for n in range(4))]
+    with pytest.raises(DataError) as caught:
+        open_dataset(table(pictures, "\n".join(names)))
+    assert "quantities" not in caught.value.fix
+
+
 @pytest.mark.parametrize(
     ("path", "label"),
     [

@@ -6,6 +6,7 @@ The findings here do not stop a run; each states its effect on the results.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -38,14 +39,15 @@ class Finding:
 
     kind: str
     """`duplicates`, `near duplicates`, `contradictions`, `leaking groups`, `flat pictures`,
-    `two levels`, `few levels`, `silence`, `absent classes`, `few samples`, `uneven classes`; those
+    `two levels`, `few levels`, `silence`, `names alike`, `absent classes`, `few samples`, `uneven
+    classes`; those
     of `data.audit.full_audit` besides."""
     message: str
     """Property, number of samples and an example."""
     fix: str
     """How to correct it, and its effect."""
     count: int
-    """Affected samples; classes for `absent classes`, `few samples` and `uneven classes`."""
+    """Affected samples; of `names alike` and the findings that follow it classes."""
     samples: tuple[tuple[SampleKey, ...], ...] = ()
     """Samples that belong together, such as two duplicates; empty where no samples are named."""
 
@@ -54,7 +56,7 @@ def audit(dataset: Dataset) -> tuple[Finding, ...]:
     """All findings, the most serious first."""
     checks = (
         *(_leaking_groups, _duplicates, _near_duplicates, _contradictions, _levels, _silence),
-        *(_absent_classes, _few_samples, _uneven_classes),
+        *(_names_alike, _absent_classes, _few_samples, _uneven_classes),
     )
     return tuple(finding for check in checks for finding in check(dataset))
 
@@ -219,6 +221,22 @@ def _silence(dataset: Dataset) -> Iterator[Finding]:
                 "listen to these recordings and remove them, unless their class is silence",
                 count,
             )
+
+
+def _names_alike(dataset: Dataset) -> Iterator[Finding]:
+    """Classes whose names differ in upper and lower case, spaces or dashes only."""
+    alike: dict[str, list[str]] = {}
+    for name in dataset.class_names:
+        alike.setdefault(re.sub(r"[\s_-]+", "", name.casefold()) or name, []).append(name)
+    found = [names for names in alike.values() if len(names) > 1]
+    if found:
+        yield Finding(
+            "names alike",
+            f"{sum(map(len, found))} classes have names that differ in case, spaces or dashes "
+            f"only: {'; '.join(', '.join(map(repr, names)) for names in found[:3])}",
+            "if they are one class give them one name; else nothing to do",
+            sum(map(len, found)),
+        )
 
 
 def _absent_classes(dataset: Dataset) -> Iterator[Finding]:

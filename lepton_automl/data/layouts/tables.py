@@ -167,6 +167,10 @@ def _by_names(table: Table, stated: Mapping[str, str], *, needs_path: bool) -> d
     return taken
 
 
+_SPLIT_NAMES, _MOST_PARTS = frozenset({"split", "splits", "subset", "partition"}), 5
+"""Names of columns that hold parts, and values of such a column at most."""
+
+
 def _decision(table: Table, taken: Mapping[str, str], found: Roles, *, is_found: bool) -> Decision:
     rest = [name for name in table.columns if name not in taken.values()]
     more = f"; attributes: {', '.join(map(printable, rest[:10]))}" if rest else ""
@@ -177,6 +181,17 @@ def _decision(table: Table, taken: Mapping[str, str], found: Roles, *, is_found:
         count = len(found.one_hot)
         evidence = f"none of the other columns is named as a label, {count} have one 1 in each row"
         evidence += " (one-hot)"
+    odd = [name for name in rest if name.strip().lower() in _SPLIT_NAMES]
+    if odd and not found.split and 2 <= len(values := _values(table, odd[0])) <= _MOST_PARTS:
+        named = " and ".join(map(printable, values[:3]))
+        return Decision(
+            "columns",
+            f"{found.text}{more}; parts are drawn, since {named} in {printable(odd[0])} name none",
+            evidence,
+            "assumed",
+            f"--columns split={printable(odd[0])} --parts train={printable(values[0])},"
+            f"test={printable(values[1])}",
+        )
     return Decision("columns", found.text + more, evidence, "inferred", "--columns")
 
 

@@ -193,8 +193,19 @@ def _check(
             f"too few {noun} in {len(small)} of {len(class_names)} classes: "
             f"{first_few(small)}; every class needs at least {len(needed)} to be in "
             f"each part ({', '.join(needed)})",
-            fix=f"add {noun} of these classes or remove the classes",
+            fix=f"add {noun} of these classes or remove the classes{_quantities(class_names)}",
         )
+
+
+def _quantities(class_names: tuple[str, ...]) -> str:
+    """What to do where labels are measured values."""
+    try:
+        values = [float(name) for name in class_names]
+    except ValueError:
+        return ""
+    if 2 * sum(not value.is_integer() for value in values) < len(values):
+        return ""
+    return "; where labels are quantities, cut their range into classes: nothing else is predicted"
 
 
 def _check_groups(
