@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import json
 import os
 import resource
@@ -45,6 +46,8 @@ from lepton_automl.runs.folder import RunFolder
 
 SCRIPT = Path(__file__).parents[1] / "optuna_script.py"
 CPU_CLOCK = Path(__file__).parents[1] / "cpu_clock"
+SCRIPT_NEEDS = ("torch_pruning", "onnxscript")
+PACKAGES = "torch-pruning onnxscript sympy"
 SCRIPT_SEARCH = 0.55
 """Share of its time that the script searches for; the rest is for the last trainings."""
 ROUNDS, CALLS = 25, 40
@@ -189,6 +192,9 @@ def run(given: argparse.Namespace, folder: Path) -> None:
     """Run every cell that has no row."""
     part = unseen_data.FIRST if given.part == "first" else unseen_data.SECOND
     names = given.sets.split(",") if given.sets else list(part)
+    missing = [name for name in SCRIPT_NEEDS if importlib.util.find_spec(name) is None]
+    if missing and given.only != "lepton":  # The script would end with an error after minutes.
+        raise SystemExit(f"the script needs {', '.join(missing)}: pip install {PACKAGES}")
     for seed in range(given.first_seed, given.first_seed + given.seeds):
         for name in names:
             data = folder / f"{name}.npz"
