@@ -650,28 +650,24 @@ def _found(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
     """
     others = decode.OTHER_SUFFIXES if suffixes >= decode.SUFFIXES else frozenset[str]()
 
-    def of_kind(found: Iterable[Path]) -> list[Path]:
-        kept = [path for path in found if path.suffix.lower() in suffixes | others]
-        known = {path.with_suffix("") for path in kept if path.suffix.lower() in suffixes}
-        return [
-            path
-            for path in kept
-            if path.suffix.lower() in suffixes or path.with_suffix("") not in known
-        ]
+    wanted = suffixes | others
+
+    def chosen(kept: list[Path]) -> list[Path]:
+        unread = {path for path in kept if path.suffix.lower() in others} if others else None
+        if not unread:
+            return kept
+        known = {path.with_suffix("") for path in kept if path not in unread}
+        return [path for path in kept if path not in unread or path.with_suffix("") not in known]
 
     paths: list[Path] = []
     for given in files:
         if not given.exists() and glob.has_magic(str(given)):
             matching = sorted(map(Path, glob.glob(str(given), recursive=True)))  # noqa: PTH207
-            paths += of_kind(matching)
-            continue
-        file = given
-        if file.is_dir():
-            inside = of_kind(file.rglob("*"))
-            # Paths are compared by their parts too, but at the price of a tenth of decoding.
-            paths += sorted(filter(Path.is_file, inside), key=lambda path: path.parts)
+            paths += chosen([path for path in matching if path.suffix.lower() in wanted])
+        elif given.is_dir():
+            paths += chosen(list(_files_in(given, wanted)))
         else:
-            paths.append(file)
+            paths.append(given)
     if not paths:
         raise DataError(
             f"there is no file to classify{_named(files)}; the suffixes read are "
@@ -679,3 +675,35 @@ def _found(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
             fix="give files, or a folder with such files",
         )
     return paths
+
+
+def _files_in(folder: Path, suffixes: Set[str]) -> Iterator[Path]:
+    """Files of one of the suffixes in a folder and those inside it, in the order of their paths.
+
+    As `Path.rglob`, without links to folders, in a tenth of its time.
+    """
+    waiting = [iter(_entries(folder))]
+    while waiting:
+        entry = next(waiting[-1], None)
+        if entry is None:
+            waiting.pop()
+        elif entry.is_dir(follow_symlinks=False):
+            waiting.append(iter(_entries(Path(entry.path))))
+        elif entry.name[max(1, entry.name.rfind(".")) :].lower() in suffixes and _is_file(entry):
+            yield Path(entry.path)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name; nothing where it may not be read."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except PermissionError:
+        return []
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # A loop of links.
+        return False

@@ -17,7 +17,7 @@ import tomllib
 from collections import Counter
 from dataclasses import dataclass
 from datetime import date, time
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,39 @@ def open_file(
     OSError
         If the machine lacks memory or file handles.
     """
+    handle, _ = _opened(path, kind, fix, error)
+    return os.fdopen(handle, "rb")
+
+
+def open_or_read(
+    path: Path, kind: FileKind, *, most: int, fix: str, error: ErrorType = DataError
+) -> BufferedReader | BytesIO:
+    """As `open_file`; the content of a file of up to `most` bytes is read at once, by one call."""
+    handle, size = _opened(path, kind, fix, error)
+    if size > most:
+        return os.fdopen(handle, "rb")
+    try:
+        return BytesIO(_read(handle, size, size))
+    finally:
+        os.close(handle)
+
+
+def read_bytes(path: Path, kind: FileKind, *, fix: str, error: ErrorType = DataError) -> bytes:
+    """Content of a file; parameters and errors as of `open_file`."""
+    handle, size = _opened(path, kind, fix, error)
+    try:
+        content = _read(handle, size, size + 1)
+    finally:
+        os.close(handle)
+    if len(content) != size:
+        raise error(
+            f"{path} cannot be read: its size changed from {size} bytes while it was read", fix=fix
+        )
+    return content
+
+
+def _opened(path: Path, kind: FileKind, fix: str, error: ErrorType) -> tuple[int, int]:
+    """Handle and size of a file; parameters and errors as of `open_file`."""
     try:
         # Opening a device may have effects, so that it is not even opened.
         _check_regular(path, os.stat(path), fix, error)  # noqa: PTH116 (10,000 pictures)
@@ -99,21 +132,17 @@ def open_file(
         info = os.fstat(handle)  # The path may lead to another file by now.
         _check_regular(path, info, fix, error)
         _check_size(path, info.st_size, kind, fix, error)
-        return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
         raise
+    return handle, info.st_size
 
 
-def read_bytes(path: Path, kind: FileKind, *, fix: str, error: ErrorType = DataError) -> bytes:
-    """Content of a file; parameters and errors as of `open_file`."""
-    with open_file(path, kind, fix=fix, error=error) as file:
-        size = os.fstat(file.fileno()).st_size
-        content = file.read(size + 1)
-    if len(content) != size:
-        raise error(
-            f"{path} cannot be read: its size changed from {size} bytes while it was read", fix=fix
-        )
+def _read(handle: int, size: int, most: int) -> bytes:
+    """Up to `most` bytes of a file of `size` bytes; fewer than `size` only if it became shorter."""
+    content = os.read(handle, most)
+    while len(content) < size and (part := os.read(handle, most - len(content))):
+        content += part
     return content
 
 

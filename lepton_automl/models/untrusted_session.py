@@ -37,7 +37,7 @@ LIMIT_FIX = (
     "ONNX Runtime itself"
 )
 """The way out where a file exceeds a limit."""
-_BATCH, _BATCH_BYTES = 64, 2 << 20
+_BATCH, _BATCH_BYTES = 256, 2 << 20
 _BASE_BYTES, _BASE_SECONDS = 256 << 20, 3.0
 _BYTES_PER_BYTE, _SECONDS_PER_BYTE = 8, 1e-7
 """Memory and processor time of opening a byte of a file."""

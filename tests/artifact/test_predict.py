@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -288,3 +289,31 @@ def test_an_array_that_is_no_picture_is_named(artifact, samples, what):
 def test_paths_and_arrays_are_not_mixed(artifact):
     with pytest.raises(ConfigError, match="mixed"):
         predict(artifact, ["a.png", np.zeros((8, 8, 3), np.uint8)])
+
+
+def test_files_in_folders_are_classified_in_the_order_of_their_paths(artifact, tmp_path):
+    """Oracle: `Path.rglob`, sorted by the parts of the paths."""
+    folder = tmp_path / "folder"
+    for name in (
+        "b/1.PNG",
+        "a.png/2.png",
+        "a/3.png",
+        "a b.png",
+        "..png",
+        ".png",
+        "a/x.",
+        "é/4.png",
+    ):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path, format="PNG")
+    (folder / "a.text").write_text("")
+    (folder / "link.png").symlink_to("a b.png")
+    (folder / "linked").symlink_to("a")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "gone.png").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.png")
+    inside = (path for path in folder.rglob("*") if path.suffix.lower() == ".png")
+    expected = sorted(filter(os.path.isfile, inside), key=lambda path: path.parts)
+    assert len(expected) == 7
+    assert [row.file for row in predict(artifact, [folder])] == expected

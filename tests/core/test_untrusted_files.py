@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -228,3 +229,36 @@ def test_any_bytes_are_a_value_or_the_error_asked_for(content):
             assert error.fix == FIX  # noqa: PT017
         else:
             assert value == loads(content.decode("utf-8-sig"))
+
+
+@pytest.mark.parametrize("read", [door.read_bytes, functools.partial(door.open_or_read, most=99)])
+def test_a_file_that_is_read_in_pieces_is_read_whole(tmp_path, monkeypatch, read):
+    """As some network file systems answer."""
+    path, real = tmp_path / "x", os.read
+    path.write_bytes(bytes(range(99)))
+    monkeypatch.setattr(os, "read", lambda handle, count: real(handle, min(count, 10)))
+    found = read(path, TEXT, fix=FIX)
+    content = found if isinstance(found, bytes) else found.read()
+    assert content == bytes(range(99))
+
+
+@pytest.mark.parametrize("content", [b"123", b"12345"])
+def test_a_file_whose_size_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, content):
+    path, real = tmp_path / "x", os.read
+    path.write_bytes(b"1234")
+
+    def read(handle, count):
+        path.write_bytes(content)
+        return real(handle, count)
+
+    monkeypatch.setattr(os, "read", read)
+    with pytest.raises(DataError, match="its size changed from 4 bytes"):
+        door.read_bytes(path, TEXT, fix=FIX)
+
+
+def test_a_large_file_is_opened_only(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"12345")
+    with door.open_or_read(path, TEXT, most=4, fix=FIX) as file:
+        assert file.fileno() > 2
+        assert file.read() == b"12345"

@@ -5,13 +5,16 @@ import functools
 import io
 import struct
 import sys
+import threading
 import tracemalloc
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lepton_automl.data.pictures import decode as decode_module
 from lepton_automl.data.pictures.decode import check_picture, decode, map_in_threads, thumbnail
 from lepton_automl.data.pictures.pixel_scale import NAMED, SIXTEEN_BIT, PixelScale
 from lepton_automl.errors import DataError
@@ -356,3 +359,18 @@ def test_libtiff_prints_nothing_about_a_cut_file(tmp_path, capfd):
     with pytest.raises(DataError, match=r"a\.tif cannot be read"):
         check_picture(path)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("short", "is_here"), [(float("inf"), True), (-1.0, False)])
+def test_short_work_stays_in_the_thread_that_asks_for_it(monkeypatch, short, is_here):
+    monkeypatch.setattr(decode_module, "_SHORT", short)
+    threads = map_in_threads(lambda _: threading.get_ident(), range(40))
+    assert (set(threads[8:]) == {threading.get_ident()}) == is_here
+
+
+def test_a_few_slow_pictures_do_not_start_threads(monkeypatch):
+    times = iter(range(10_000))
+    clock = SimpleNamespace(perf_counter=lambda: next(times) // 5)  # Every fifth takes a second.
+    monkeypatch.setattr(decode_module, "time", clock)
+    threads = map_in_threads(lambda _: threading.get_ident(), range(40))
+    assert set(threads) == {threading.get_ident()}
