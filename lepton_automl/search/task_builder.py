@@ -6,10 +6,12 @@ import dataclasses
 from pathlib import Path
 
 from lepton_automl.core import files
+from lepton_automl.core.events import Event
 from lepton_automl.data.dataset import LabelledFiles, Size
 from lepton_automl.data.folds import fold_files
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.quantization import Preprocessing
+from lepton_automl.search.checkpoint_files import damage
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.rungs import cycles
 from lepton_automl.search.seeds import seed_of
@@ -17,6 +19,8 @@ from lepton_automl.search.time_plan import work_of
 from lepton_automl.search.training_key import Stage, TrainingKey
 from lepton_automl.search.trials import Trial, Trials, recipe_of
 from lepton_automl.search.workers.task import Task
+from lepton_automl.training.checkpoint import RESUME_FILE
+from lepton_automl.training.checkpoint import damage as training_damage
 from lepton_automl.training.memory import micro_batches
 from lepton_automl.training.recipe import Recipe
 
@@ -140,8 +144,18 @@ class TaskBuilder:
 
     @staticmethod
     def is_complete(checkpoint: Path) -> bool:
-        """Whether a checkpoint is complete; its weights are written last."""
-        return (checkpoint / _WEIGHTS).is_file()
+        """Whether a checkpoint is complete, its weights are written last, and not damaged."""
+        return (checkpoint / _WEIGHTS).is_file() and not damage(checkpoint)
+
+    def _delete_damaged(self, checkpoint: Path) -> None:
+        """Delete what has changed since it was written; the training is then repeated."""
+        if problem := damage(checkpoint):
+            self._delete(checkpoint)
+        elif problem := training_damage(checkpoint / RESUME_FILE):
+            files.remove(checkpoint / RESUME_FILE)
+        if problem:
+            message = f"checkpoint {checkpoint.name}: {problem}; its training begins anew"
+            self._request.emit(Event("search", message))
 
     def _rung_cycles(self, trial: Trial, count: int) -> list[tuple[int, int]]:
         seeds = [seed_of(self._request.config.seed, trial.number, index) for index in range(count)]
@@ -150,10 +164,12 @@ class TaskBuilder:
     def _task(self, key: TrainingKey, cycles: list[tuple[int, int]], before: int | None) -> Task:
         """`before`: the rung whose checkpoint the training starts from, if it exists."""
         trial = self._trials[key.trial]
+        self._delete_damaged(self.checkpoint(key))
         micro_batches = self._micro_batches(key, len(cycles))
         start = ""
         if before is not None:
             checkpoint = self.checkpoint(TrainingKey(key.trial, round=before))
+            self._delete_damaged(checkpoint)
             if self.is_complete(checkpoint):
                 start, cycles, micro_batches = str(checkpoint), cycles[-1:], micro_batches[-1:]
         seed = seed_of(self._request.config.seed, trial.number, "weights")

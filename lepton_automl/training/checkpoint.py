@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import time
@@ -9,17 +10,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
 from lepton_automl.core import files
+from lepton_automl.errors import first_line
 from lepton_automl.training.distributed import SINGLE_PROCESS, ProcessGroup
 
 _INTERVAL_SECONDS = 20.0
 """Seconds between two checkpoints: the most that a killed training loses."""
 
+RESUME_FILE = "resume.safetensors"
+"""Name of the file, in the folder of the future model."""
 _STEP_BYTES = 8
+
+_DIGEST = "sha256"
+"""Key of the digest over the other metadata and all tensors."""
 
 StateDict = dict[str, Tensor]
 
@@ -42,8 +50,8 @@ class Checkpoint:
     path : Path
         The file, in safetensors' format; replaced as a whole.
     key : str
-        Hash of everything that decides the training. A file with another key, or a damaged one,
-        is ignored.
+        Hash of everything that decides the training. A file with another key, a damaged one, and
+        one of a version with other state are ignored.
     interval_seconds : float, optional
         Seconds between two writes.
     process_group : ProcessGroup
@@ -81,6 +89,7 @@ class Checkpoint:
             for key, tensor in part.state_dict().items()
         }
         metadata = {"key": self.key, "step": str(step), "share": f"{share:.6f}"}
+        metadata[_DIGEST] = _digest(metadata, tensors)
         files.write(self.path, save(tensors, metadata))
         self._last_save = time.monotonic()
 
@@ -102,8 +111,9 @@ class Checkpoint:
             }
             for name in parts
         }
-        # Of a version whose trainings had other parts.
-        if any(part.state_dict() and not states[name] for name, part in parts.items()):
+        # Of a version whose trainings had another state.
+        is_known = len(tensors) == sum(map(len, states.values()))
+        if not is_known or not all(_suits(states[name], part) for name, part in parts.items()):
             return 0
         for name, part in parts.items():
             part.load_state_dict(states[name])
@@ -112,17 +122,60 @@ class Checkpoint:
     def _read(self) -> bytes:
         """The step in `_STEP_BYTES` bytes, then the file; nothing without a valid file."""
         try:
-            if not self.path.is_file():
+            if not self.path.is_file() or damage(self.path):
                 return b""
             with safe_open(self.path, "pt") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("key") != self.key:
-                    return b""
-                for name in file.keys():  # noqa: SIM118
-                    file.get_tensor(name)
+                metadata = file.metadata()
+            if metadata["key"] != self.key:
+                return b""
             return int(metadata["step"]).to_bytes(_STEP_BYTES) + self.path.read_bytes()
         except (OSError, SafetensorError, KeyError, ValueError, OverflowError):
             return b""
+
+
+def _suits(found: StateDict, part: Stateful) -> bool:
+    """Whether these are finite tensors of the names, types and shapes that a part has."""
+    wanted = part.state_dict()
+    return found.keys() == wanted.keys() and all(
+        found[name].dtype == tensor.dtype
+        and _grown(found[name].shape, tensor) == tensor.shape
+        and bool(torch.isfinite(found[name]).all())
+        for name, tensor in wanted.items()
+    )
+
+
+def _grown(shape: torch.Size, now: Tensor) -> torch.Size:
+    """A shape without the entries of a list that is empty at the beginning of a training."""
+    is_list = now.ndim and not len(now) and len(shape) == now.ndim
+    return torch.Size((0, *shape[1:])) if is_list else shape
+
+
+def _digest(metadata: Mapping[str, str], tensors: StateDict) -> str:
+    """SHA-256 over all that a file holds."""
+    digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def damage(path: Path) -> str:
+    """What is wrong with the file of a training in a few words; empty if it is missing or whole."""
+    if not path.exists():
+        return ""
+    if not path.is_file():
+        return f"{path.name} is no file"
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        return f"{path.name} cannot be read: {first_line(error)}"
+    if _DIGEST not in metadata:
+        return f"{path.name} has no digest; another version wrote it"
+    if metadata.pop(_DIGEST) != _digest(metadata, tensors):
+        return f"{path.name} has changed since it was written"
+    return ""
 
 
 def saved_share(path: Path) -> float:

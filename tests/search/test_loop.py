@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import balanced_accuracy_score
 
 from lepton_automl.config import Limits
@@ -143,6 +144,19 @@ def test_checkpoints_that_are_gone_are_made_again_bit_for_bit(tmp_path: Path) ->
     for path in (folder / "checkpoints").rglob("*.safetensors"):
         path.unlink()
     assert run(folder, trials=3).best.digest == first.best.digest
+
+
+def test_checkpoints_that_are_damaged_are_made_again_bit_for_bit(tmp_path: Path) -> None:
+    folder, told = tmp_path / "run", list[Event]()
+    first = run(folder, trials=3)
+    (folder / "models" / "best" / "recipe.json").unlink()
+    for path in (folder / "checkpoints").rglob("weights.safetensors"):
+        tensors = load_file(path)
+        next(iter(tensors.values())).view(-1)[0] += 1
+        save_file(tensors, path)
+    assert run(folder, trials=3, emit=told.append).best.digest == first.best.digest
+    said = "weights.safetensors has changed since it was written; its training begins anew"
+    assert any(event.message.endswith(said) for event in told)
 
 
 def test_only_checkpoints_that_matter_are_kept(tmp_path: Path) -> None:

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from lepton_automl.config import RunConfig
 from lepton_automl.search import rungs
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.training_key import TrainingKey
 from lepton_automl.search.trials import Trials
+from lepton_automl.training.checkpoint import Checkpoint
 from lepton_automl.training.memory import training_bytes
 from lepton_automl.training.recipe import Recipe
-from tests.helpers.search import make_trial, result, search_request
+from tests.helpers.search import InlineWorkers, make_trial, result, search_request
 
 
 @pytest.fixture
@@ -153,3 +158,87 @@ def test_a_net_whose_batch_does_not_fit_is_trained_in_micro_batches(
     assert tasks.rung(one, 1).micro_batches_of_cycles == (4, 4)
     tasks._trials.add_result(dataclasses.replace(result(0, "0", 100), micro_batches=2))
     assert tasks.rung(one, 1).micro_batches_of_cycles == (2, 2)  # As it was trained before.
+
+
+def changed(path: Path, how: str) -> None:
+    """The tensors of a file with one thing changed."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    name = next(name for name in tensors if tensors[name].ndim > 1)
+    match how:
+        case "a tensor is missing":
+            del tensors[name]
+        case "another shape":
+            tensors[name] = tensors[name][None].contiguous()
+        case "not a number":
+            tensors[name] = torch.full_like(tensors[name], math.nan)
+        case "another weight":
+            tensors[name].view(-1)[0] += 1
+        case "a tensor more":
+            tensors["more"] = torch.zeros(1)
+    save_file(tensors, path, metadata)
+
+
+KINDS = ["a tensor is missing", "another shape", "not a number", "another weight", "a tensor more"]
+
+
+@pytest.fixture
+def told(tasks: TaskBuilder, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    messages: list[str] = []
+    loud = dataclasses.replace(tasks._request, emit=lambda event: messages.append(event.message))
+    monkeypatch.setattr(tasks, "_request", loud)
+    return messages
+
+
+@pytest.mark.parametrize("how", KINDS)
+def test_a_rung_does_not_start_from_a_damaged_checkpoint(
+    tasks: TaskBuilder, told: list[str], how: str
+) -> None:
+    trial = make_trial(0, epochs=27)
+    first = dataclasses.replace(tasks.rung(trial, 0), cycles=())
+    InlineWorkers().run(first)
+    assert tasks.rung(trial, 1).start == first.out
+    assert told == []
+    changed(Path(first.out) / "weights.safetensors", how)
+    assert not tasks.is_complete(Path(first.out))
+    task = tasks.rung(trial, 1)
+    assert task.start == ""
+    assert [epochs for epochs, _ in task.cycles] == [3, 6]
+    reason = "weights.safetensors has changed since it was written; its training begins anew"
+    assert told == [f"checkpoint 00000-0: {reason}"]
+    assert not Path(first.out).exists()
+
+
+@pytest.mark.parametrize("name", ["digests.json", "arch.json", "model.json"])
+def test_each_file_of_a_checkpoint_counts(tasks: TaskBuilder, told: list[str], name: str) -> None:
+    first = dataclasses.replace(tasks.rung(make_trial(0, epochs=27), 0), cycles=())
+    InlineWorkers().run(first)
+    (Path(first.out) / name).write_bytes(b"{")
+    assert tasks.rung(make_trial(0, epochs=27), 1).start == ""
+    (message,) = told
+    assert name in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors", bytes(range(256)) * 8])
+def test_a_damaged_state_of_a_training_is_named_and_deleted(
+    tasks: TaskBuilder, told: list[str], content: bytes
+) -> None:
+    path = tasks.checkpoint(TrainingKey(0)) / "resume.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    tasks.rung(make_trial(0, epochs=27), 0)
+    (message,) = told
+    assert message.startswith("checkpoint 00000-0: resume.safetensors cannot be read: ")
+    assert message.endswith("; its training begins anew")
+    assert "\n" not in message
+    assert not path.exists()
+
+
+def test_a_state_of_a_training_that_is_whole_stays(tasks: TaskBuilder, told: list[str]) -> None:
+    path = tasks.checkpoint(TrainingKey(0)) / "resume.safetensors"
+    Checkpoint(path, "key", 0.0).save_if_due(3, {})
+    tasks.rung(make_trial(0, epochs=27), 0)
+    assert path.exists()
+    assert told == []

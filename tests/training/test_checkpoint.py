@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from lepton_automl.training import checkpoint, loader, loop
 from lepton_automl.training.checkpoint import Checkpoint
@@ -173,3 +176,113 @@ def test_a_process_without_the_file_goes_on_with_the_state_of_the_first(tmp_path
     assert [float(part.value) for part in parts] == [3.0, 3.0]
     Checkpoint(first, "another", process_group=Group(0, 2)).resume({"part": parts[0]})
     assert Checkpoint(other, "k", process_group=Group(1, 2)).resume({"part": parts[1]}) == 0
+
+
+def _added(tensor, number):
+    tensor.view(-1)[0] += number
+
+
+CHANGES = {
+    "a tensor is missing": lambda tensors, weight: tensors.pop(weight),
+    "a tensor more": lambda tensors, _: tensors.update({"network/more": torch.zeros(1)}),
+    "another shape": lambda tensors, weight: tensors.update({weight: tensors[weight][None]}),
+    "another type": lambda tensors, weight: tensors.update({weight: tensors[weight].half()}),
+    "not a number": lambda tensors, weight: _added(tensors[weight], math.nan),
+    "infinite": lambda tensors, weight: _added(tensors[weight], math.inf),
+    "another weight": lambda tensors, weight: _added(tensors[weight], 1),
+    "other moments": lambda tensors, _: _added(tensors["optimizer/0.first_moments.0"], 1),
+    "another position": lambda tensors, _: _added(tensors["schedule/position"], -1),
+    "another order": lambda tensors, _: tensors.update(
+        {"loader/order rng": torch.Generator().manual_seed(99).get_state()}
+    ),
+    "samples that are not there": lambda tensors, _: tensors.update(
+        {"loader/order": torch.full((999,), 10**6)}
+    ),
+}
+
+
+def damaged(path, kind):
+    """The file of a training with one thing changed, which is valid as a file."""
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    weight = next(name for name in tensors if name.startswith("network/") and "weight" in name)
+    if kind == "more steps":
+        metadata["step"] += "1"
+    else:
+        CHANGES[kind](tensors, weight)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+
+@pytest.mark.parametrize("kind", [*CHANGES, "more steps"])
+def test_a_checkpoint_in_which_something_has_changed_is_not_used(tmp_path, kind, expected):
+    path, seen = tmp_path / "half-way.safetensors", []
+    with pytest.raises(Stopped):
+        fitted(PLAIN, path, 9)
+    assert checkpoint.damage(path) == ""
+    damaged(path, kind)
+    assert checkpoint.damage(path) == f"{path.name} has changed since it was written"
+    found = loop.fit(
+        fresh(),
+        stripes(),
+        PLAIN,
+        epochs=4,
+        seed=3,
+        checkpoint=path,
+        on_batch=lambda done, _: seen.append(done),
+    )
+    assert found.digest == expected
+    assert seen[0] == 1
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return loop.fit(fresh(), stripes(), PLAIN, epochs=4, seed=3).digest
+
+
+class Numbers:
+    """A part of a training with any tensors."""
+
+    def __init__(self, **tensors: torch.Tensor) -> None:
+        self.tensors = tensors
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return self.tensors
+
+    def load_state_dict(self, state_dict: dict[str, torch.Tensor]) -> None:
+        self.tensors = dict(state_dict)
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {},
+        {"a": torch.ones(2), "b": torch.ones(1)},
+        {"a": torch.ones(3)},
+        {"a": torch.ones(2, 1)},
+        {"a": torch.ones(2).double()},
+        {"a": torch.ones(2).long()},
+        {"a": torch.tensor([1.0, math.nan])},
+        {"a": torch.tensor([1.0, math.inf])},
+    ],
+)
+def test_the_state_of_another_version_is_not_used(tmp_path, saved):
+    path, part = tmp_path / "x", Numbers(a=torch.zeros(2))
+    Checkpoint(path, "key").save_if_due(7, {"part": Numbers(**saved)})
+    assert checkpoint.damage(path) == ""
+    assert Checkpoint(path, "key").resume({"part": part}) == 0
+    assert part.tensors["a"].tolist() == [0.0, 0.0]
+
+
+def test_a_list_that_has_grown_is_used(tmp_path):
+    path, part = tmp_path / "x", Numbers(a=torch.zeros(0, 2))
+    Checkpoint(path, "key").save_if_due(7, {"part": Numbers(a=torch.ones(5, 2))})
+    assert Checkpoint(path, "key").resume({"part": part}) == 7
+    assert part.tensors["a"].sum() == 10
+
+
+def test_a_part_that_is_not_known_makes_a_checkpoint_unusable(tmp_path):
+    path = tmp_path / "x"
+    parts = {"part": Numbers(a=torch.ones(1)), "other": Numbers(a=torch.ones(1))}
+    Checkpoint(path, "key").save_if_due(7, parts)
+    assert Checkpoint(path, "key").resume({"part": parts["part"]}) == 0

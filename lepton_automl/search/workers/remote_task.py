@@ -29,14 +29,13 @@ from lepton_automl.core.untrusted_files import ARRAYS
 from lepton_automl.errors import DataError, LeptonError, MachineError, first_line
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
+from lepton_automl.search.checkpoint_files import MODEL_FILES, write_model_files
 from lepton_automl.search.workers.blob_cache import Blob, BlobCache, Received, pieces
 from lepton_automl.search.workers.handle import WorkerLost, is_out_of_memory
 from lepton_automl.search.workers.run_task import run_task
 from lepton_automl.search.workers.task import Task, TaskResult, check_schedule_changes, unpack
 
 _DATA = ("train/pixels", "train/labels", "validation/pixels", "validation/labels")
-MODEL_FILES = ("arch.json", "model.json", "weights.safetensors")
-"""Files of a saved net; the weights are written last (`Model.save`)."""
 _START = tuple(f"start/{name}" for name in MODEL_FILES)
 _OUT = "out"
 _MAX_TEXT = 2000
@@ -319,8 +318,7 @@ def _save_checked(task: Task, content: Mapping[str, bytes]) -> None:
     is_same = model.arch.to_json() == Arch.from_json(task.arch).to_json()
     if not is_same or not is_finite or model.qparams is not None:
         raise WorkerLost("sent a net of another architecture, or weights that are not finite")
-    for name in MODEL_FILES:
-        files.write(Path(task.out) / name, content[name])
+    write_model_files(content, Path(task.out))
 
 
 def error_fields(error: LeptonError) -> dict[str, str]:

@@ -15,6 +15,7 @@ from lepton_automl.data.dataset import LabelledFiles, LabelledTensors
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
+from lepton_automl.search.checkpoint_files import save_model
 from lepton_automl.search.time_plan import TASK_SECONDS
 from lepton_automl.search.workers.launch import GroupPart, started_group_part, started_process_group
 from lepton_automl.search.workers.task import (
@@ -25,7 +26,7 @@ from lepton_automl.search.workers.task import (
     TaskResult,
     pack,
 )
-from lepton_automl.training.checkpoint import saved_share
+from lepton_automl.training.checkpoint import RESUME_FILE, saved_share
 from lepton_automl.training.distributed import ProcessGroup
 from lepton_automl.training.evaluate import TrainingSlot, is_correct
 from lepton_automl.training.loop import Diverged, OnBatch, TrainOptions, fit, initial_model
@@ -33,8 +34,6 @@ from lepton_automl.training.precision import Throughput, arithmetic_name
 from lepton_automl.training.recipe import Recipe
 from lepton_automl.training.schedule import Schedule
 
-_RESUME_FILE = "resume.safetensors"
-"""State of a running training, in the folder of the future model; a killed one resumes from it."""
 _EVALUATION_SHARE, _EVALUATION_SECONDS = 0.03, TASK_SECONDS
 """Of the time of a shortened training, kept for what follows its last batch."""
 
@@ -108,8 +107,8 @@ def run_rank(
     if process_group.rank:
         return TaskResult()
     if task.out:
-        model.save(Path(task.out))
-        files.remove(Path(task.out) / _RESUME_FILE)
+        save_model(model, Path(task.out))
+        files.remove(Path(task.out) / RESUME_FILE)
     validation = load_part(task, task.validation, task.validation_states)
     schedule = cycles[-1].schedule if cycles else Schedule()
     return TaskResult(
@@ -145,7 +144,7 @@ def _cycles(task: Task, limit: _TimeLimit, on_progress: OnProgress) -> list[_Cyc
     for (epochs, seed), parts in zip(task.cycles, task.micro_batches_of_cycles, strict=True):
         resume_file, schedule = None, Schedule()
         if len(made) == len(task.cycles) - 1:
-            resume_file = Path(task.out) / _RESUME_FILE if task.out else None
+            resume_file = Path(task.out) / RESUME_FILE if task.out else None
             schedule = Schedule(limit.seconds_left, task.schedule_changes)
             recipe = Recipe.from_json(task.last_recipe) if task.last_recipe else recipe
         before = sum(cycle.epochs for cycle in made)
@@ -204,7 +203,7 @@ class _TimeLimit:
 
 def share_done(out: Path) -> float:
     """Share of the training into the folder `out` from which it continues; 0.0: it begins anew."""
-    return saved_share(out / _RESUME_FILE)
+    return saved_share(out / RESUME_FILE)
 
 
 def _training_data(task: Task) -> LabelledTensors:
