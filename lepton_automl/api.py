@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from lepton_automl.cost.boards import BoardFit
     from lepton_automl.pipeline.bench_files import Comparison
     from lepton_automl.pipeline.data_report import DataReport
-    from lepton_automl.pipeline.export import Outcome
     from lepton_automl.pipeline.front import Front
     from lepton_automl.pipeline.inspection import NetReport
+    from lepton_automl.pipeline.outcome import Outcome
     from lepton_automl.pipeline.pick import PickResult
     from lepton_automl.pipeline.status import Status
     from lepton_automl.pipeline.stores import StoreState
@@ -540,7 +540,7 @@ def verify(
     With `trust`, a public key or a file of allowed signers of OpenSSH, an artifact that is not
     signed by such a key is refused.
     """
-    from lepton_automl.pipeline import run as pipeline
+    from lepton_automl.pipeline import verify as pipeline
 
     name, data_object = (None, None) if data is None else _named(data)
     return pipeline.verify(
@@ -774,11 +774,14 @@ def _compress_onnx(source: Path, data: DataSource, given: dict[str, Any], emit: 
     _check_no_effect(given.keys() & {"channels"}, "leave it out: the input of the model says it")
     if (limits := given.get("limits")) is not None and limits.max_flash_bytes is not None:
         _check_no_effect({"max_flash_kb"}, "leave it out: C is written of nets of lepton only")
+    from lepton_automl.models.onnx_wire import check_is_onnx
+
     preprocessing = given.pop("preprocessing", None)
     labels, expects = given.pop("labels", None), given.pop("expects", None)
     # Samples have equal weight: the user knows the accuracy of the model as a plain share.
     settings = {"out": _int8_folder(source), "balance": "off"} | given
     config = _config(data, settings)
+    check_is_onnx(source, fix=_ONNX_FIX)
     from lepton_automl.pipeline.compress_onnx import compress_model
 
     path = None if preprocessing is None else Path(preprocessing)
@@ -810,6 +813,7 @@ def _is_stated(value: object) -> bool:
     return value is not None and value is not False
 
 
+_ONNX_FIX = "give a float image classifier as ONNX: one picture in, one score per class out"
 _OPTION_NAMES = {"limits": "a limit"}
 
 

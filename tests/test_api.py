@@ -17,7 +17,7 @@ from lepton_automl.cli.options import OUTPUT_PARAMETERS
 from lepton_automl.compress.steps import CompressionResult
 from lepton_automl.config import Limits, RunConfig
 from lepton_automl.errors import ConfigError, DataError
-from lepton_automl.pipeline.export import Outcome
+from lepton_automl.pipeline.outcome import Outcome
 from tests.helpers import external_models as models
 from tests.helpers import runs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import os
 import re
 import subprocess
 import sys
@@ -144,8 +145,8 @@ def runs_alone(tree: ast.Module) -> bool:
     )
 
 
-LOADED_WHEN_USED = ("scipy",)
-"""Packages that take long to load and are needed by few commands and by no worker."""
+LOADED_WHEN_USED = ("scipy", "lepton_automl.pipeline.export")
+"""What takes long to load and is needed by few commands and by no worker, or not by a refusal."""
 IN_ANOTHER_PROCESS = ("compress/external/graph_process.py", "search/workers/dask_entry.py")
 """What reads these modules does without the modules that a function in them loads: the command, the
 scheduler of a Dask cluster."""
@@ -326,6 +327,50 @@ def test_commands_and_children_that_read_files_only_do_not_wait_for_torch():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout == "\n"
+
+
+REFUSED = """
+import sys
+from lepton_automl.cli.app import main
+for line in sys.stdin.read().splitlines():
+    sys.argv = ["lepton", *line.split()]
+    try:
+        main()
+    except SystemExit as error:
+        print(error.code, *{"torch", "sklearn", "optuna"} & set(sys.modules), file=sys.stderr)
+"""
+
+
+def test_what_is_refused_at_once_does_not_wait_for_torch(tmp_path):
+    (tmp_path / "text.onnx").write_text("no model")
+    (tmp_path / "cut.onnx").write_bytes(b"\x08\x07\x3a\x7f\x00")
+    (tmp_path / "empty").mkdir()
+    for name, content in (("damaged", "{"), ("foreign", '{"files": {"a": 1}}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(content)
+    commands = {
+        "verify nowhere": 3,
+        "verify empty": 3,
+        "verify text.onnx": 3,
+        "verify damaged": 6,
+        "verify foreign": 6,
+        "compress nowhere": 3,
+        "compress text.onnx": 3,
+        "compress nowhere --data digits": 3,
+        "compress text.onnx --data digits": 3,
+        "compress cut.onnx --data digits": 3,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED],
+        input="\n".join(commands),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    ends = [line for line in done.stderr.splitlines() if line[:1].isdigit()]
+    assert ends == [str(code) for code in commands.values()], done.stderr
 
 
 def test_processes_that_decode_pictures_load_no_runtime_and_no_net():

@@ -44,7 +44,7 @@ from lepton_automl.models.model import Model
 from lepton_automl.models.onnx_export import float_onnx
 from lepton_automl.pipeline.compress_net import compress_net
 from lepton_automl.pipeline.compress_onnx import compress_model
-from lepton_automl.pipeline.export import Outcome
+from lepton_automl.pipeline.outcome import Outcome
 from lepton_automl.search.space.draw import RandomTrial
 from lepton_automl.search.space.loader import load
 from lepton_automl.training.loop import fit, initial_model

@@ -8,6 +8,7 @@ Start at `arch`, a frozen description: its `layers/` are lowered by `builder` to
   `memory_plan`
 - nets for sound: `front_end` says which features, `front_end_onnx` writes them into the file
 - `integer_reference`: what an int8 file must answer; `random_weights`: nets that only cost
-- files from outside: `untrusted_onnx` checks them; `untrusted_session` and `untrusted_format` run
-  them in child processes, `session_server` and `format_server`
+- files from outside: `onnx_wire` refuses what is no ONNX file, `untrusted_onnx` checks them;
+  `untrusted_session` and `untrusted_format` run them in child processes, `session_server` and
+  `format_server`
 """

@@ -21,7 +21,8 @@ from lepton_automl.models.network import Weights, build_network
 from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.pipeline import stages
 from lepton_automl.pipeline.context import RunContext, open_run
-from lepton_automl.pipeline.export import Outcome, written_outcome
+from lepton_automl.pipeline.export import written_outcome
+from lepton_automl.pipeline.outcome import Outcome
 from lepton_automl.training.evaluate import is_correct
 from lepton_automl.training.recipe import Recipe
 

@@ -52,8 +52,9 @@ from lepton_automl.pipeline.context import (
     part_options,
     use_one_thread,
 )
-from lepton_automl.pipeline.export import Outcome, made_decisions, verify_and_seal, written_outcome
+from lepton_automl.pipeline.export import made_decisions, verify_and_seal, written_outcome
 from lepton_automl.pipeline.option_checks import resolve
+from lepton_automl.pipeline.outcome import Outcome
 from lepton_automl.runs.folder import Definition, RunFolder
 from lepton_automl.runs.ledger import record_decision
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,8 @@ from lepton_automl.artifact.formatting import decisions_of
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.own_sizes import OwnSizes
 from lepton_automl.artifact.provenance import Provenance, read_provenance
-from lepton_automl.artifact.signature import check_signature
-from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import (
     Request,
-    VerificationProcess,
     checked_verdict,
     reference_predictions,
     timed_elsewhere,
@@ -28,8 +24,7 @@ from lepton_automl.compress.steps import CompressionResult
 from lepton_automl.config import RunConfig
 from lepton_automl.core import decisions, files
 from lepton_automl.core.decisions import Decision
-from lepton_automl.core.events import Emit, Event, silent
-from lepton_automl.core.scratch import scratch_folder
+from lepton_automl.core.events import Emit, Event
 from lepton_automl.cost import boards
 from lepton_automl.cost.boards import Board
 from lepton_automl.cost.latency import Stopwatch, Timing
@@ -40,28 +35,14 @@ from lepton_automl.models import formats
 from lepton_automl.models.formats import ONNX
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import RunContext
+from lepton_automl.pipeline.outcome import Outcome
 from lepton_automl.runs import test_set_uses
-from lepton_automl.runs.folder import Definition, RunFolder, locate, locate_artifact
+from lepton_automl.runs.folder import Definition, RunFolder, locate
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView, recorded_decisions
 from lepton_automl.search.finals.results import last_finalist_results
-from lepton_automl.search.request import SearchResult
 
 _OWN_SIZES = "test-own-sizes.npz"
 """File in the cache during a verification: pictures for formats that take any size."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of a run: its artifact and the verdict on it."""
-
-    artifact: Path
-    verdict: Verdict
-    search_result: SearchResult | None = None
-    """None where the call did not search."""
-    decisions: tuple[Decision, ...] = ()
-    """What was decided for the user."""
-    signer: str = ""
-    """Who signed the artifact, by a key that the caller trusts; empty where none was asked for."""
 
 
 def written_outcome(artifact: Path) -> Outcome:
@@ -228,58 +209,6 @@ def made_decisions(dataset: Dataset, ledger: LedgerView) -> tuple[Decision, ...]
     return decisions.latest([*dataset.decisions, *recorded_decisions(ledger)])
 
 
-def verify_again(
-    artifact: Path,
-    *,
-    data: str | None = None,
-    data_object: object | None = None,
-    test: Path | None = None,
-    trust: Path | None = None,
-    emit: Emit = silent,
-) -> Outcome:
-    """Verify a written artifact again; the artifact and its run are only read.
-
-    One whose files are damaged, malformed or contradictory is `broken`; its data are not opened.
-    That its file was verified on the test part is recorded in the user's state folder
-    (`runs.test_set_uses`).
-
-    Parameters
-    ----------
-    artifact : Path
-        The artifact folder, its run folder or the ONNX file.
-    data, test
-        Where the test part comes from; by default the run's own data.
-    data_object : object, optional
-        A data set object from Python, for which `data` stands.
-    trust : Path, optional
-        Public key or allowed signers, by one of which it must be signed (`artifact.signature`).
-    emit : callable
-        Receives progress.
-
-    Raises
-    ------
-    DataError
-        If there is no finished artifact or no data to evaluate it on.
-    ArtifactError
-        If it is not signed by a trusted key.
-    """
-    folder = locate_artifact(artifact)
-    signer = "" if trust is None else check_signature(folder, trust)
-    with VerificationProcess(folder) as process:
-        refused = process.refusal()
-        if refused is not None:
-            return Outcome(folder, refused, signer=signer)
-        digests = manifest.read_manifest(folder).digests
-        about = read_provenance(folder)
-        dataset = _data_of(folder, data, data_object, test, emit)
-        dataset = dataclasses.replace(dataset, framing=process.framing)
-        with scratch_folder() as cache:
-            request = request_for(folder, dataset, about.input, Path(cache))
-            uses = _uses_again(request, digests, emit)
-            verdict = process.verify(dataclasses.replace(request, test_set_uses=uses))
-    return Outcome(folder, verdict, decisions=decisions_of(about, verdict), signer=signer)
-
-
 def verify_and_seal(
     folder: RunFolder,
     ledger: Ledger,
@@ -422,9 +351,10 @@ def _size(shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[0], shape[1]) if len(shape) == 3 else (1, shape[0])
 
 
-def _data_of(
+def data_of(
     folder: Path, data: str | None, data_object: object | None, test: Path | None, emit: Emit
 ) -> Dataset:
+    """The data that an artifact is verified on; parameters as of `pipeline.verify.verify`."""
     about = read_provenance(folder)
     settings: dict[str, Any] = {}
     definition = _definition_of(folder, data)
@@ -521,7 +451,7 @@ def _check_kind(definition: Definition) -> None:
         )
 
 
-def _uses_again(request: Request, digests: Mapping[str, str], emit: Emit) -> int:
+def uses_again(request: Request, digests: Mapping[str, str], emit: Emit) -> int:
     """Record that the int8 file of an artifact is verified again, and count the files up to it."""
     folder, sha256 = request.folder, digests[manifest.INT8]
     try:

@@ -25,8 +25,9 @@ from lepton_automl.metrics.intervals import accuracy_interval, wilson_interval
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline import stages
 from lepton_automl.pipeline.context import RunContext, open_run
-from lepton_automl.pipeline.export import Outcome, written_outcome
+from lepton_automl.pipeline.export import written_outcome
 from lepton_automl.pipeline.front import PICK, draw
+from lepton_automl.pipeline.outcome import Outcome
 from lepton_automl.runs import time_budget
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import EventKind

@@ -15,12 +15,8 @@ from lepton_automl.core.events import Emit, silent
 from lepton_automl.core.units import duration
 from lepton_automl.pipeline import stages
 from lepton_automl.pipeline.context import RunContext, open_run
-from lepton_automl.pipeline.export import (
-    Outcome,
-    has_stated_formats,
-    verify_again,
-    written_outcome,
-)
+from lepton_automl.pipeline.export import has_stated_formats, written_outcome
+from lepton_automl.pipeline.outcome import Outcome
 from lepton_automl.runs.ledger import EventKind
 from lepton_automl.runs.time_budget import continuing_budget
 from lepton_automl.search import observers
@@ -104,27 +100,6 @@ def export(config: RunConfig, *, sign: Path | None = None, emit: Emit = silent) 
             path = signature.sign(outcome.artifact, sign)
             context.report("export", f"signed with {sign}: {path}")
         return outcome
-
-
-def verify(
-    artifact: Path,
-    *,
-    data: str | None = None,
-    data_object: object | None = None,
-    test: Path | None = None,
-    trust: Path | None = None,
-    emit: Emit = silent,
-) -> Outcome:
-    """Verify a written artifact again, reading only; see `pipeline.export.verify_again`.
-
-    Raises
-    ------
-    DataError
-        If there is no finished artifact or no data to evaluate it on.
-    """
-    return verify_again(
-        artifact, data=data, data_object=data_object, test=test, trust=trust, emit=emit
-    )
 
 
 def _finished_outcome(context: RunContext) -> Outcome | None:

@@ -29,7 +29,8 @@ from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline import charts, front
 from lepton_automl.pipeline.context import RunContext
-from lepton_automl.pipeline.export import Outcome, reject_rate, write_and_verify
+from lepton_automl.pipeline.export import reject_rate, write_and_verify
+from lepton_automl.pipeline.outcome import Outcome
 from lepton_automl.runs import time_budget
 from lepton_automl.runs.ledger import record_decision
 from lepton_automl.search import observers

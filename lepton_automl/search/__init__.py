@@ -9,7 +9,8 @@ ledger, from which `trials` are rebuilt.
 - what trains next: `scheduler` chooses a promotion or a new trial, `rungs` are the lengths of
   training, `planning` shares the budget out by the rules and the clock of `time_plan`
 - how it trains: `task_builder` makes tasks, each with a `training_key`; `executors/` run them here,
-  on hosts or on a Dask cluster, in processes of `workers/`
+  on hosts or on a Dask cluster, in processes of `workers/`;
+  `checkpoint_files` are the nets that they leave
 - which net wins: `objectives`, `pareto` (front and hypervolume), `finals/` (final trainings);
   `trial_costs` of all trials for `lepton pick`
 - what others see of it: `progress`, `observers` with `callbacks/` and `optuna_storage`

@@ -19,7 +19,7 @@ from lepton_automl.artifact.verify import refusal
 from lepton_automl.artifact.writer import read_verdict
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError, LeptonError
-from lepton_automl.pipeline.export import verify_again
+from lepton_automl.pipeline.verify import verify as verify_again
 from tests.helpers import children
 from tests.helpers.artifacts import make_bundle, seal_again, seal_bundle
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton_automl.pipeline.export import Outcome
+from lepton_automl.pipeline.outcome import Outcome
 from tests.helpers import rows
 from tests.helpers.artifacts import verdict
 
@@ -32,6 +32,7 @@ def test_json_names_the_models_and_every_step(lepton, run_folder):
 def test_a_given_model_is_compressed_on_its_data(lepton, tmp_path):
     compress = lepton.fake("pipeline.compress_onnx.compress_model", Outcome(tmp_path, verdict()))
     model = tmp_path / "net.onnx"
+    model.write_bytes(b"\x3a\x00")  # An empty graph.
     lepton(
         *("compress", str(model), "--data", "pictures", "--max-drop", "0.5", "--seed", "3"),
         *("--preprocessing", "a.toml", "--prefer", "latency", "--target", "x86-vnni"),

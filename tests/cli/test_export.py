@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lepton_automl.pipeline.run import Outcome
+from lepton_automl.pipeline.outcome import Outcome
 from tests.helpers.artifacts import verdict
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from lepton_automl.config import Limits
 from lepton_automl.pipeline.front import Front
+from lepton_automl.pipeline.outcome import Outcome
 from lepton_automl.pipeline.pick import PickResult
-from lepton_automl.pipeline.run import Outcome
 from tests.helpers.artifacts import verdict
 from tests.helpers.rows import row
 

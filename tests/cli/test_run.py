@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.config import Limits, RunConfig
-from lepton_automl.pipeline.run import Outcome
+from lepton_automl.pipeline.outcome import Outcome
 from tests.helpers.artifacts import verdict
 
 

@@ -17,7 +17,7 @@ from lepton_automl.cli.report.console import Output
 from lepton_automl.cli.report.tables import Point, plot
 from lepton_automl.core.decisions import Decision
 from lepton_automl.errors import DataError
-from lepton_automl.pipeline.export import Outcome
+from lepton_automl.pipeline.outcome import Outcome
 from tests.helpers.artifacts import figures, target_latency, verdict
 from tests.helpers.rows import compressed, found, status
 

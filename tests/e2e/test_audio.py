@@ -19,7 +19,8 @@ from lepton_automl.data import audio_files
 from lepton_automl.data.opening import open_dataset
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.pipeline import run
-from lepton_automl.pipeline.export import verify_again, written_outcome
+from lepton_automl.pipeline.export import written_outcome
+from lepton_automl.pipeline.verify import verify as verify_again
 from tests.helpers.sounds import tone, tones, write
 
 SPACE = """

@@ -16,7 +16,7 @@ from lepton_automl.artifact.writer import read_array
 from lepton_automl.config import RunConfig
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.pipeline import run
-from lepton_automl.pipeline.export import verify_again
+from lepton_automl.pipeline.verify import verify as verify_again
 from tests.e2e.test_signals import SPACE
 
 PICTURES = SPACE.replace("[40, 2]", "[18, 20, 5]").replace('augment_kind = "signal"\n', "")

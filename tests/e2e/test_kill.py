@@ -22,6 +22,7 @@ import pytest
 from lepton_automl.errors import DataError
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline import run as pipeline
+from lepton_automl.pipeline.verify import verify
 from tests.helpers import crash as killing
 from tests.helpers import killer as killers
 from tests.helpers import processes, runs
@@ -233,7 +234,7 @@ def test_an_export_killed_at_any_write_leaves_a_whole_artifact_or_none(finished_
     assert not any((artifact / "manifest.json").exists() for artifact in killed)
     assert is_complete(last)
     with pytest.raises(DataError, match=r"manifest\.json"):
-        pipeline.verify(killed[-1])
+        verify(killed[-1])
 
 
 def test_an_export_killed_at_any_write_is_made_good_by_the_same_command(finished_run, exports):

@@ -24,7 +24,7 @@ from lepton_automl.config import Limits
 from lepton_automl.core.events import silent
 from lepton_automl.pipeline.compress_net import compress_net
 from lepton_automl.pipeline.context import open_run
-from lepton_automl.pipeline.export import verify_again
+from lepton_automl.pipeline.verify import verify as verify_again
 from lepton_automl.runs.folder import RunFolder, configured
 from lepton_automl.training.evaluate import predict_logits
 from tests.helpers import children, known_net

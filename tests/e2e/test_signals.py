@@ -17,7 +17,7 @@ from lepton_automl.artifact.writer import read_array
 from lepton_automl.config import RunConfig
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.pipeline import run
-from lepton_automl.pipeline.export import verify_again
+from lepton_automl.pipeline.verify import verify as verify_again
 
 SPACE = """
 doc = "signals, small enough for a test"

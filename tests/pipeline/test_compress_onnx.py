@@ -25,7 +25,8 @@ from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.models import onnx_file
 from lepton_automl.pipeline import compress_onnx, export
 from lepton_automl.pipeline.compress_onnx import compress_model
-from lepton_automl.pipeline.export import Outcome, verify_again
+from lepton_automl.pipeline.outcome import Outcome
+from lepton_automl.pipeline.verify import verify as verify_again
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from tests.helpers import external_models as models
 from tests.helpers.children import ProcessHere

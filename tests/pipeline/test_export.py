@@ -13,11 +13,11 @@ from lepton_automl.core.events import Event, silent
 from lepton_automl.data.opening import open_dataset
 from lepton_automl.errors import DataError
 from lepton_automl.pipeline.export import (
-    _uses_again,
     record_use,
     recorded_uses,
-    verify_again,
+    uses_again,
 )
+from lepton_automl.pipeline.verify import verify as verify_again
 from lepton_automl.runs import test_set_uses
 from lepton_automl.runs.ledger import Ledger
 from tests.helpers import runs
@@ -134,7 +134,7 @@ def test_an_artifact_is_verified_though_the_ledger_of_its_run_is_damaged(tmp_pat
         ledger.path.write_bytes(b"no database " * 100)
     request = SimpleNamespace(folder=artifact, fingerprint="part")
     digests = {INT8: hashlib.sha256(b"net").hexdigest()}
-    assert _uses_again(request, digests, said.append) == 2
+    assert uses_again(request, digests, said.append) == 2
     warnings = [e.message for e in said if "is not a ledger of lepton" in e.message]
     assert len(warnings) == is_damaged
 

@@ -16,6 +16,7 @@ from lepton_automl.core.units import duration
 from lepton_automl.data.opening import open_dataset
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.pipeline import run
+from lepton_automl.pipeline.verify import verify
 from lepton_automl.runs.ledger import LedgerView
 from tests.helpers import runs
 
@@ -132,7 +133,7 @@ def test_with_rare_classes_everything_is_balanced_and_a_resumed_run_and_verify_a
     assert "balanced accuracy [95 %]" in (outcome.artifact / "MODEL_CARD.md").read_text()
     assert "balanced accuracy on validation" in (config.out / "front.svg").read_text()
     assert run.run(dataclasses.replace(config, balance="on")).verdict == verdict
-    again = run.verify(outcome.artifact).verdict
+    again = verify(outcome.artifact).verdict
     assert again.int8.accuracy_interval == verdict.int8.accuracy_interval
     with pytest.raises(ConfigError, match="balanced: True here, False asked for"):
         run.run(dataclasses.replace(config, balance="off"))

@@ -13,7 +13,7 @@ from lepton_automl.cli.app import app
 from lepton_automl.cli.options import OUTPUT_PARAMETERS
 from lepton_automl.errors import ConfigError
 from lepton_automl.pipeline import sweep_file
-from lepton_automl.pipeline.run import Outcome
+from lepton_automl.pipeline.outcome import Outcome
 from lepton_automl.pipeline.sweep_file import read_sweep
 from tests.helpers.artifacts import verdict
 from tests.helpers.cli import Lepton

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from lepton_automl.compress.steps import CompressionResult
     from lepton_automl.pipeline.bench_files import Comparison
     from lepton_automl.pipeline.data_report import DataReport
-    from lepton_automl.pipeline.export import Outcome
     from lepton_automl.pipeline.front import Front
     from lepton_automl.pipeline.inspection import NetReport
+    from lepton_automl.pipeline.outcome import Outcome
     from lepton_automl.pipeline.pick import PickResult
     from lepton_automl.pipeline.status import Status
     from lepton_automl.pipeline.sweep_table import SweepResult
@@ -102,7 +102,7 @@ def show_pick(picked: PickResult, *, json: bool = False) -> None:
 
 def show_compressed(made: CompressionResult | Outcome, *, json: bool = False) -> None:
     """Print the steps of a compression in a run, or the verdict on a compressed artifact."""
-    from lepton_automl.pipeline.export import Outcome
+    from lepton_automl.pipeline.outcome import Outcome
 
     if isinstance(made, Outcome):
         show_verdict(made, json=json)
