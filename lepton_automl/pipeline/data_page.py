@@ -120,7 +120,10 @@ def _page(report: DataReport) -> Iterator[str]:
     yield f"<h2>Doubtful labels</h2>\n<p>{markup(report.suspects_text)}</p>\n"
     for suspect in report.suspects.suspects[: _GROUPS * _MEMBERS]:
         yield _figure(report, suspect.key, suspect_text(report, suspect))
-    yield "<h2>Contact sheet</h2>\n<p>The first training samples of each class.</p>\n"
+    what = "The first training samples of each class."
+    if dataset.is_audio:
+        what += " Of sound the features are drawn: time to the right, low bands below."
+    yield f"<h2>Contact sheet</h2>\n<p>{what}</p>\n"
     count = max(1, min(_A_CLASS, _PICTURES // len(dataset.class_names)))
     for label, name in list(enumerate(dataset.class_names))[:_PICTURES]:
         own = np.flatnonzero(dataset.train.labels == label)[:count]
@@ -165,6 +168,8 @@ def _drawing(report: DataReport, key: SampleKey) -> str:
         return _lines(signals[place])
     picture = dataset.part(part).pictures[place]
     pixels = decode.decode(picture, dataset.channels, None, dataset.file_scale)
+    if dataset.is_audio:  # As spectrograms are drawn: time to the right, low bands below.
+        pixels = np.ascontiguousarray(pixels.transpose(1, 0, 2)[::-1])
     if pixels.shape[2] not in (1, 3):  # The first three channels, or the first one of two.
         pixels = np.ascontiguousarray(pixels[..., : 3 if pixels.shape[2] > 3 else 1])
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

@@ -167,3 +167,20 @@ def test_the_page_holds_escaped_names_pictures_and_nothing_from_elsewhere(lepton
         assert source.startswith(prefix)
         image = Image.open(io.BytesIO(base64.b64decode(source.removeprefix(prefix))))
         assert image.size == (7, 9)
+
+
+def test_the_page_draws_sound_with_low_bands_below(lepton, tmp_path):
+    for label, hertz in (("low", 200), ("high", 3000)):
+        for n in range(6):
+            sounds.write(tmp_path / "d" / label / f"{n}.wav", sounds.tone(hertz, 0.5, seed=n))
+    done = lepton("data", "d", "--html", "page.html", "--band-mean", "keep", "--quiet")
+    assert done.exit_code == 0
+    page = (tmp_path / "page.html").read_text()
+    sheet = page[page.index("<h2>Contact sheet") :]
+    assert "low bands below" in sheet
+    for label, is_below in (("low", True), ("high", False)):
+        part = sheet[sheet.index(f"<h3>{label}</h3>") :]
+        (source,) = re.findall(r'src="data:image/png;base64,([^"]*)"', part)[:1]
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(source))))
+        loudest = pixels.astype(float).mean(1).argmax()
+        assert (loudest > len(pixels) / 2) == is_below
