@@ -146,8 +146,10 @@ class Net:
     @staticmethod
     def _connect(number: int) -> None:
         name, outer, inner = f"lep{number}", f"lepv{number}", f"lepn{number}"
-        with contextlib.suppress(SystemExit):
-            ran("ip", "netns", "del", name)
+        # The link outlives its namespace while a process of an earlier command is in that.
+        for kind, left in (("netns", name), ("link", outer)):
+            with contextlib.suppress(SystemExit):
+                ran("ip", kind, "del", left)
         ran("ip", "netns", "add", name)
         ran("ip", "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", name)
         ran("ip", "link", "set", outer, "master", "lepbr", "up")
