@@ -24,7 +24,7 @@ from tests.faults.hosts import (
     Strike,
     Undisturbed,
     results,
-    strike_all,
+    strike_hosts,
     write_hosts,
 )
 from tests.helpers.search import search_request
@@ -45,7 +45,9 @@ def searched(
     """Search over two hosts of a machine, some of which are struck."""
     job, done = search_request(run, ledger, trials=TRIALS), threading.Event()
     with OneAtATime(write_hosts(machine, run), job.folder.checkpoints) as executor:
-        striking = threading.Thread(target=strike_all, args=(executor, strikes, done), daemon=True)
+        striking = threading.Thread(
+            target=strike_hosts, args=(executor, strikes, done), daemon=True
+        )
         striking.start()
         try:
             return search(job, executor), executor

@@ -28,18 +28,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
-from lepton_automl.search.executors.hosts import RemoteExecutor
 from lepton_automl.search.loop import search
 from tests.faults.driver import Findings, Summary
-from tests.faults.hosts import OneTask, Undisturbed, problems_of
+from tests.faults.hosts import OneTask, Undisturbed, problems_of, strike_all
 from tests.helpers import forked
 from tests.helpers.search import search_request
 
 NAMES = ("red", "blue")
 PATIENCE = 6.0
 TRIALS = 4
-_MOST_OF_TASK = 3
-"""Losses of workers, links or the scheduler during one task; it fails when it has lost six."""
 SCHEDULER, WORKER, TRAINING, LINK = "scheduler", "worker", "training", "link"
 _KINDS = (
     # Whom, signal; what is stopped goes on later.
@@ -228,12 +225,18 @@ def disturbed(
 
     job = search_request(folder / "run", trials=TRIALS)
     cluster, done, hit = Cluster(folder, folder / "run"), threading.Event(), Counter[str]()
+
+    def strike(one: Strike, pid: int) -> None:
+        if cluster.strike(one, pid):
+            hit[str(one)] += 1
+
     try:
         address, locks = f"dask://127.0.0.1:{cluster.port}", job.folder.checkpoints
         _await_port(cluster.port)
         with _impatient(), OneAtATime(address, locks, patience=PATIENCE) as executor:
             striking = threading.Thread(
-                target=_strike_all, args=(cluster, executor, strikes, done, hit)
+                target=strike_all,
+                args=(executor, strikes, done, strike, lambda one: one.whom == TRAINING),
             )
             striking.start()
             try:
@@ -252,33 +255,6 @@ def _await_port(port: int) -> None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
             return
         time.sleep(0.1)
-
-
-def _strike_all(
-    cluster: Cluster,
-    executor: RemoteExecutor,
-    strikes: Sequence[Strike],
-    done: threading.Event,
-    hit: Counter[str],
-) -> None:
-    """Strike, each time when a task runs, until `done` is set."""
-    losses, trainings = Counter[str](), set[str]()
-    for strike in strikes:
-        while not done.is_set():
-            busy = [each for each in executor.facts()["workers"] if each["task"]]
-            key = busy[0]["task"] if busy else ""
-            # A task that loses two trainings fails, as it should.
-            is_spent = losses[key] >= _MOST_OF_TASK or (
-                strike.whom == TRAINING and key in trainings
-            )
-            if busy and not is_spent:
-                done.wait(strike.delay)
-                losses[key] += 1
-                trainings |= {key} if strike.whom == TRAINING else set()
-                if cluster.strike(strike, busy[0]["pid"]):
-                    hit[str(strike)] += 1
-                break
-            done.wait(0.01)
 
 
 class Dask:

@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def disturbed(
     job = search_request(folder / "run", trials=TRIALS)
     done = threading.Event()
     with OneAtATime(write_hosts(folder, folder / "run"), job.folder.checkpoints) as executor:
-        striking = threading.Thread(target=strike_all, args=(executor, strikes, done))
+        striking = threading.Thread(target=strike_hosts, args=(executor, strikes, done))
         striking.start()
         try:
             found = search(job, executor)
@@ -163,27 +163,41 @@ def problems_of(
     return problems
 
 
-def strike_all(executor: OneAtATime, strikes: Sequence[Strike], done: threading.Event) -> None:
+def strike_hosts(
+    executor: RemoteExecutor, strikes: Sequence[Strike], done: threading.Event
+) -> None:
     """Strike at hosts, each when a task runs, until `done` is set."""
-    hit, workers_hit = Counter[str](), set[str]()
-    for strike in strikes:
+    strike_all(executor, strikes, done, _strike, lambda one: one.what == KILL_WORKER)
+
+
+def strike_all(
+    executor: RemoteExecutor,
+    strikes: Sequence[Any],
+    done: threading.Event,
+    strike: Callable[[Any, int], None],
+    loses_training: Callable[[Any], bool],
+) -> None:
+    """Call `strike` with each of the strikes and the process of a host while a task runs there.
+
+    A task that loses two trainings fails, as it should: of those only one is a task's own.
+    """
+    hit, spent = Counter[str](), set[str]()
+    for one in strikes:
         while not done.is_set():
             busy = [each for each in executor.facts()["workers"] if each["task"]]
             key = busy[0]["task"] if busy else ""
-            # A task that loses two workers fails, as it should.
-            is_spent = hit[key] >= _MOST_OF_TASK or (
-                strike.what == KILL_WORKER and key in workers_hit
-            )
+            is_spent = hit[key] >= _MOST_OF_TASK or (loses_training(one) and key in spent)
             if busy and not is_spent:
-                time.sleep(strike.delay)
+                done.wait(one.delay)
                 hit[key] += 1
-                workers_hit |= {key} if strike.what == KILL_WORKER else set()
-                _strike(strike.what, busy[0]["pid"])
+                spent |= {key} if loses_training(one) else set()
+                strike(one, busy[0]["pid"])
                 break
-            time.sleep(0.001)
+            done.wait(0.001)
 
 
-def _strike(what: str, pid: int) -> None:
+def _strike(strike: Strike, pid: int) -> None:
+    what = strike.what
     try:
         if what == KILL_WORKER:
             for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():

@@ -34,26 +34,12 @@ from lepton_automl.models.memory_plan import Swish, plan_memory, steps
 from lepton_automl.models.onnx_export import int8_onnx
 from lepton_automl.models.quantization import Preprocessing, QParams
 from lepton_automl.models.random_weights import random_net
+from tests.helpers.c_compilers import STRICT
 from tests.helpers.nets import random_arch, random_model, random_pixels, random_samples
 
 ANY = ("relu", "relu6", "hswish", "silu", "none")
 SHAPES = ((16, 16, 3), (12, 14, 5), (37, 6), (9, 9, 1))
 NETS = range(14)
-WARNINGS = tuple(
-    f"-W{name}"
-    for name in (
-        "conversion",
-        "sign-conversion",
-        "shadow",
-        "cast-align",
-        "cast-qual",
-        "strict-prototypes",
-        "undef",
-        "double-promotion",
-        "vla",
-    )
-)
-STRICT = ("-std=c99", "-pedantic", "-Werror", "-Wall", "-Wextra", *WARNINGS)
 SANITIZED = {
     "gcc": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
     # Without its runtime library, which Debian has in a package of its own.

@@ -26,6 +26,7 @@ from lepton_automl.models.memory_plan import plan_memory
 from lepton_automl.models.onnx_export import int8_onnx
 from lepton_automl.models.onnx_file import onnx_probabilities
 from lepton_automl.models.random_weights import random_net
+from tests.helpers.c_compilers import STRICT
 
 FRONT_ENDS = {
     "8 kHz": LogMel(8000, 2000, 2000, 256, 160, 40, 60.0, 4000.0, 1e4, 0.07),
@@ -36,21 +37,6 @@ FRONT_ENDS = {
 }
 NAMES = tuple("abcde")
 GCC = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
-WARNINGS = tuple(
-    f"-W{name}"
-    for name in (
-        "conversion",
-        "sign-conversion",
-        "shadow",
-        "cast-align",
-        "cast-qual",
-        "strict-prototypes",
-        "undef",
-        "double-promotion",
-        "vla",
-    )
-)
-STRICT = ("-std=c99", "-pedantic", "-Werror", "-Wall", "-Wextra", *WARNINGS)
 OPTIONS = {
     "portable": ("-O1", "-DNET_PORTABLE"),
     "fused": ("-O3", "-march=native", "-std=gnu99", "-ffp-contract=fast"),
