@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from lepton_automl.core.version import __version__
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.search.executors import host_connection
 from lepton_automl.search.executors import hosts as hosts_module
+from lepton_automl.search.executors.host_connection import Host
 from lepton_automl.search.executors.hosts import HostsExecutor
 from lepton_automl.search.executors.hosts_file import HostSpec, read_hosts
 from lepton_automl.search.workers.task import Task, TaskResult
@@ -246,6 +248,27 @@ def test_a_connection_that_outlives_its_command_holds_nothing_up(tmp_path: Path)
     with pytest.raises(MachineError, match="no host can be used: a: gave no sign of life"):
         HostsExecutor(path, tmp_path, program=())
     os.kill(int(started.read_text()), signal.SIGKILL)
+
+
+def test_a_session_that_does_not_end_is_left_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """asyncio may wait for ever for a process whose start is cancelled."""
+    serve, stuck = Host.serve, asyncio.Event()
+
+    async def endless(self: Host) -> None:
+        try:
+            await serve(self)
+        finally:
+            await stuck.wait()
+
+    monkeypatch.setattr(Host, "serve", endless)
+    monkeypatch.setattr(hosts_module, "_CLOSING_SECONDS", 0.1)
+    with hosts_of(tmp_path, {"a": "jobs = 1"}) as executor:
+        assert run_all(executor, [fake_task(tmp_path, GOOD)])[0][1].host == "a"
+    # What asyncio says when the session is collected, which may be at the end of the process.
+    executor._loop.call_exception_handler({"message": "Task was destroyed"})
+    assert "destroyed" not in capfd.readouterr().err
 
 
 def test_a_command_that_is_not_there_and_a_host_that_can_be_used(tmp_path: Path) -> None:

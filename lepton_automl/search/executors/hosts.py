@@ -425,12 +425,16 @@ class RemoteExecutor(Executor):
             await asyncio.gather(finding, return_exceptions=True)
             for host in self._hosts.values():
                 host.close()
-            others = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in others:
-                task.cancel()
-            if others:
-                # asyncio may wait for ever for a process whose start is cancelled.
-                await asyncio.wait(others, timeout=_CLOSING_SECONDS)
+            await self._cancel(asyncio.all_tasks() - {asyncio.current_task()})
+
+    async def _cancel(self, others: set[asyncio.Task[Any]]) -> None:
+        for task in others:
+            task.cancel()
+        if others:
+            # asyncio may wait for ever for a process whose start is cancelled.
+            _, left = await asyncio.wait(others, timeout=_CLOSING_SECONDS)
+            if left:  # They end with this process; asyncio would print that of each of them.
+                self._loop.set_exception_handler(lambda *_: None)
 
     @abstractmethod
     async def _find_hosts(self, serving: dict[str, asyncio.Task[None]]) -> None:
