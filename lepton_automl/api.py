@@ -37,6 +37,7 @@ from lepton_automl.core import plugins
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.core.field_types import check_type
 from lepton_automl.errors import ConfigError, DataError, MachineError
+from lepton_automl.pipeline import option_values
 from lepton_automl.runs.folder import RunFolder, configured, default_out, locate
 
 if TYPE_CHECKING:
@@ -863,7 +864,7 @@ def _checked(given: Mapping[str, Any], kind: type) -> dict[str, Any]:
         if name not in hints:
             raise _unknown_option(name, hints)
         if isinstance(value, str) and name in _NAMES:
-            value = tuple(value.split(","))
+            value = option_values.names([value])
         elif isinstance(value, bool):
             pass
         elif isinstance(value, numbers.Real):

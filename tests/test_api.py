@@ -203,7 +203,7 @@ def test_numbers_of_numpy_and_texts_of_several_names_are_options(monkeypatch):
     monkeypatch.setattr(
         "lepton_automl.pipeline.run.search", lambda config, emit: seen.append(config)
     )
-    api.search("digits", seed=np.int64(3), objectives="accuracy,macs", channels=3, folds=2)
+    api.search("digits", seed=np.int64(3), objectives="accuracy, macs", channels=3, folds=2)
     (config,) = seen
     assert (config.seed, config.objectives) == (3, ("accuracy", "macs"))
     assert (config.channels, config.folds) == ("3", "2")
