@@ -17,13 +17,17 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from lepton_automl.core import files, untrusted_files
-from lepton_automl.core.field_types import check_finite
 from lepton_automl.core.untrusted_files import WEIGHTS
 from lepton_automl.errors import DataError, LeptonError, first_line
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.graph import Linear
 from lepton_automl.models.network import Network, Weights, build_network
-from lepton_automl.models.quantization import Preprocessing, QParams
+from lepton_automl.models.quantization import (
+    Preprocessing,
+    QParams,
+    check_scale,
+    check_zero_point,
+)
 
 _MALFORMED = (LeptonError, ValueError, KeyError, TypeError, AttributeError, SafetensorError)
 _FILES = "give a folder with arch.json, model.json and weights.safetensors"
@@ -152,9 +156,9 @@ def _qparams(about: dict[str, Any], tensors: dict[str, Tensor]) -> QParams:
         start = f"{prefix}:"
         return {k.removeprefix(start): v.numpy() for k, v in tensors.items() if k.startswith(start)}
 
-    for name in ("scales", "zero_points"):
+    for name, check in (("scales", check_scale), ("zero_points", check_zero_point)):
         for value in about[name].values():
-            check_finite(value, name)
+            check(value, name)
     return QParams(
         about["scales"],
         about["zero_points"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,32 @@ INPUT_ZERO_POINT = 128
 """Sample that the offset of a channel becomes."""
 INPUT_TYPES = ("uint8", "uint16", "int16", "float32")
 """Types of the values that a file may read: what sensors and cameras give."""
+
+
+def check_zero_point(value: object, what: str) -> None:
+    """Check that a value from a file is a whole number from 0 to 255.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the value by `what`.
+    """
+    check_finite(value, what, int)
+    if not 0 <= cast("int", value) <= 255:
+        raise ValueError(f"{what} is {value}, the rule is 0 to 255")
+
+
+def check_scale(value: object, what: str) -> None:
+    """Check that a value from a file is a number above 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the value by `what`.
+    """
+    check_finite(value, what)
+    if not cast("float", value) > 0:
+        raise ValueError(f"{what} is {value}, the rule is above 0")
 
 
 def has_input_quantization(arch: Arch) -> bool:
@@ -53,9 +79,7 @@ class InputQuantization:
             raise ValueError("an input has one offset and one scale a channel")
         for offset, scale in zip(self.offsets, self.scales, strict=True):
             check_finite(offset, "offset")
-            check_finite(scale, "scale")
-            if not scale > 0:
-                raise ValueError(f"an input has the scale {scale}, the rule is above 0")
+            check_scale(scale, "scale of an input")
 
     def quantize(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         """The uint8 samples of measured values (..., channels)."""
@@ -120,8 +144,8 @@ class Preprocessing:
             kind = str(stored.get("dtype", "float32"))
             found = InputQuantization(tuple(stored["offsets"]), tuple(stored["scales"]), kind)
         made = cls(**fields, input_quantization=found)
-        check_finite(made.zero_point, "zero_point", int)
-        check_finite(made.scale, "scale")
+        check_zero_point(made.zero_point, "zero_point")
+        check_scale(made.scale, "scale")
         return made
 
     def apply(self, pixels: Tensor) -> Tensor:

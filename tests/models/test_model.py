@@ -104,9 +104,14 @@ def test_a_missing_or_damaged_file_is_named_as_such(quantized, tmp_path, name, d
         ("metrics", 3),
         ("scales", {"a": {}}),
         ("zero_points", []),
+        ("preprocessing", {"zero_point": 1 << 40, "scale": 0.1}),
+        ("preprocessing", {"zero_point": -1, "scale": 0.1}),
+        ("preprocessing", {"zero_point": 78, "scale": 0.0}),
+        ("scales", {"a": -0.5}),
+        ("zero_points", {"a": 256}),
     ],
 )
-def test_a_field_of_another_type_is_named_as_such(quantized, tmp_path, field, value):
+def test_a_field_of_another_type_or_range_is_named_as_such(quantized, tmp_path, field, value):
     path = quantized.save(tmp_path / "m") / "model.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with pytest.raises(DataError, match="does not hold a model"):
