@@ -355,11 +355,10 @@ def _pixels_in(
         picture = array_files.picture_in(values, channels, what)
     if session.dtype == np.uint16:
         return array_files.deep_pixels_in(picture, channels, (height, width), what)
+    if known is not None and values.dtype == np.uint8 and known.of_files.is_deep:
+        known = None  # As a picture file of 8 bits, whatever is in it.
     high = float(picture.max())
-    is_beyond = known is not None and high - known.black > _BEYOND * known.width
-    if known is not None and values.dtype == np.uint8 and (is_beyond or known.is_deep):
-        known = None  # As a picture file of 8 bits.
-    elif known is not None and is_beyond:
+    if known is not None and high - known.black > _BEYOND * known.width:
         raise DataError(
             f"{what} has values up to {high:g}, and {known.white:g} is white in the data that the "
             f"net was trained on ({known.name})",

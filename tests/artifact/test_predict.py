@@ -267,6 +267,10 @@ def test_arrays_are_read_as_picture_files_or_by_the_scale_of_training(tmp_path):
     for frame in (pixels, pixels.astype(np.float32) / 255):
         (found,) = predict(made.folder, [frame])
         assert (found.label, found.probability) == (expected.label, expected.probability)
+    dark = pixels % 2  # What a frame holds does not decide how it is read.
+    Image.fromarray(dark).save(tmp_path / "dark.png")
+    (expected,), (found,) = (predict(made.folder, [each]) for each in (tmp_path / "dark.png", dark))
+    assert (found.label, found.probability) == (expected.label, expected.probability)
     with pytest.raises(DataError, match=r"\[0\] has values up to 255, and 1 is white"):
         predict(made.folder, [np.full((8, 8, 3), 255.0)])
 
