@@ -266,12 +266,8 @@ class Dask:
         """Try random strikes until the time is over."""
         for name in ("distributed", "tornado"):  # They tell of each loss at length.
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-        before = subprocess.Popen
-        forked.install()  # Each process would load torch anew after each loss.
-        try:
+        with forked.forking():  # Each process would load torch anew after each loss.
             return self._run(rng, seconds, findings)
-        finally:
-            subprocess.Popen = before  # type: ignore[misc]
 
     def _run(self, rng: random.Random, seconds: float, findings: Findings) -> Summary:
         end, done, searches = time.monotonic() + seconds, Counter[str](), 0

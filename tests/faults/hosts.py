@@ -11,7 +11,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -220,12 +219,8 @@ class Hosts:
 
     def run(self, rng: random.Random, seconds: float, findings: Findings) -> Summary:
         """Try random strikes until the time is over."""
-        before = subprocess.Popen
-        forked.install()  # Each host would load torch anew after each loss.
-        try:
+        with forked.forking():  # Each host would load torch anew after each loss.
             return self._run(rng, seconds, findings)
-        finally:
-            subprocess.Popen = before  # type: ignore[misc]
 
     def _run(self, rng: random.Random, seconds: float, findings: Findings) -> Summary:
         end, done = time.monotonic() + seconds, Counter[str]()

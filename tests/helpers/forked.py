@@ -61,6 +61,17 @@ def install() -> None:
 
 
 @contextlib.contextmanager
+def forking() -> Iterator[None]:
+    """Fork within the block, and then do as before."""
+    before = subprocess.Popen
+    install()
+    try:
+        yield
+    finally:
+        subprocess.Popen = before  # type: ignore[misc]
+
+
+@contextlib.contextmanager
 def starting() -> Iterator[None]:
     """Start every program as usual."""
     before, subprocess.Popen = subprocess.Popen, _STARTED_POPEN  # type: ignore[misc]

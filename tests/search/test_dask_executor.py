@@ -171,6 +171,14 @@ def test_a_lost_scheduler_is_found_again_and_no_task_is_lost(tmp_path, stack):
     assert any(f"the scheduler {address} was" in event.message for event in events)
 
 
+def without_shared_disk(stack, tmp_path, workers):
+    """An executor on a cluster whose workers find no disk that they share with it."""
+    cluster = stack.enter_context(dask_cluster.cluster(workers))
+    with mock.patch.object(files, "write"):  # The token, by which workers find the same disk.
+        executor = DaskExecutor(cluster.scheduler_address, tmp_path)
+    return stack.enter_context(executor)
+
+
 def test_without_a_shared_disk_data_travel_once_a_machine(tmp_path, stack):
     asked = []
     ask = dask_module.DaskHost._ask
@@ -180,10 +188,7 @@ def test_without_a_shared_disk_data_travel_once_a_machine(tmp_path, stack):
         return await ask(self, request)
 
     stack.enter_context(mock.patch.object(dask_module.DaskHost, "_ask", counted))
-    cluster = stack.enter_context(dask_cluster.cluster(2))
-    with mock.patch.object(files, "write"):  # The token, by which workers find the same disk.
-        executor = DaskExecutor(cluster.scheduler_address, tmp_path)
-    stack.enter_context(executor)
+    executor = without_shared_disk(stack, tmp_path, 2)
     assert eventually(lambda: executor.jobs == 2)
     tasks = [fake_task(tmp_path, GOOD, stage) for stage in range(4)]
     found = []
@@ -212,10 +217,7 @@ def test_a_transfer_that_was_cut_sends_only_the_rest_again(tmp_path, stack):
         return await ask(self, request)
 
     stack.enter_context(mock.patch.object(dask_module.DaskHost, "_ask", cut_once))
-    cluster = stack.enter_context(dask_cluster.cluster(1))
-    with mock.patch.object(files, "write"):  # The token, by which workers find the same disk.
-        executor = DaskExecutor(cluster.scheduler_address, tmp_path)
-    stack.enter_context(executor)
+    executor = without_shared_disk(stack, tmp_path, 1)
     task, size = fake_task(tmp_path, GOOD), 8_000_000
     Path(task.train[0]).write_bytes(os.urandom(size))
     result = executor.call(task)
