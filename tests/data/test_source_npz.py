@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,18 @@ def test_parts_come_from_the_keys(read):
 
 def test_x_and_y_are_undivided(read):
     assert set(read(x=X, y=Y).parts) == {""}
+
+
+@pytest.mark.parametrize("names", [("frames", "kind"), ("my frames", "a kind")])
+def test_the_way_out_of_unknown_keys_reads_the_file(tmp_path, names):
+    path = write_npz(tmp_path / "data.npz", **dict(zip(names, (X, Y), strict=True)))
+    with pytest.raises(DataError) as raised:
+        Npz().read(path)
+    _, stated = shlex.split(raised.value.fix)[-2:]
+    columns = dict(each.split("=") for each in stated.split(","))
+    samples = Npz(columns=columns).read(path)
+    np.testing.assert_array_equal(samples.pictures, X)
+    assert samples.labels.tolist() == Y.tolist()
 
 
 @pytest.mark.parametrize(

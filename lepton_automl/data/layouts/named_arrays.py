@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -328,9 +329,7 @@ def _keys(data: str, archive: NamedArrays, columns: Mapping[str, str]) -> dict[_
             data,
             archive,
             f"of x, x_train, x_val and x_test there is {given}",
-            "give x and y, or x_train and y_train, optionally x_val, y_val, x_test and y_test; "
-            "understood too: images, pictures, pixels, data or inputs for x, labels or targets "
-            "for y, train_images and the like",
+            _way_to_name_keys(archive),
         )
     if ("y", "test") not in found and ("x", "test") not in stated and len(parts) > 1:
         found.pop(("group", "test"), None)
@@ -344,6 +343,26 @@ def _keys(data: str, archive: NamedArrays, columns: Mapping[str, str]) -> dict[_
                 )
     order = [(what, part) for part in _PART_NAMES for what in _WORDS]
     return {key: found[key] for key in (*order, ("class_names", "")) if key in found}
+
+
+def _way_to_name_keys(archive: NamedArrays) -> str:
+    """How to say which arrays are pictures and labels: with their keys where shapes tell them."""
+    shapes = {key: header.shape for key, header in archive.headers().items()}
+    if len(archive.files) == 1:
+        return (
+            "store pictures and labels in one file, numpy.savez(FILE, x=pictures, y=labels), or "
+            "pictures in a folder for each class"
+        )
+    pictures = [key for key, shape in shapes.items() if len(shape) >= 2]
+    labels = [key for key, shape in shapes.items() if len(shape) == 1]
+    if len(pictures) == len(labels) == 1 and shapes[pictures[0]][0] == shapes[labels[0]][0]:
+        columns = shlex.quote(f"x={pictures[0]},y={labels[0]}")
+        return f"state them, if these are pictures and labels: --columns {columns}"
+    return (
+        "state the keys: --columns x=KEY,y=KEY or x_train=KEY,y_train=KEY,x_test=KEY,y_test=KEY; "
+        "understood without it: x or x_train, x_val and x_test, also images, pictures, pixels, "
+        "data or inputs, with y, labels or targets"
+    )
 
 
 def _check_spelling(data: str, archive: NamedArrays) -> None:
