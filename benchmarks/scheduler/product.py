@@ -15,10 +15,10 @@ from table import VALIDATION, Table
 from lepton_automl.cost import targets
 from lepton_automl.cost.cost import Cost
 from lepton_automl.models.arch import Arch
-from lepton_automl.search.candidate_pool import CandidateEstimate, Params
 from lepton_automl.search.objectives import load
 from lepton_automl.search.proposals.proposer import ASKED
 from lepton_automl.search.rungs import Rung, RungEntries, RungEntry
+from lepton_automl.search.sampler.candidate_pool import CandidateEstimate, Params
 from lepton_automl.search.scheduler import Scheduler
 from lepton_automl.search.space.draw import SpaceTrial
 from lepton_automl.search.study import SearchStudy

@@ -45,7 +45,7 @@ from lepton_automl.search.workers.task import Task, TaskResult, pack
 PARTS: Mapping[str, tuple[str, ...]] = {
     "commits": ("runs/ledger.py",),
     "cost check": ("search/proposals/feasibility.py",),
-    "sampler": ("search/sampler.py", "optuna/samplers/"),
+    "sampler": ("search/sampler/", "optuna/samplers/"),
     "optuna": ("optuna/",),
 }
 """Ends of file names, or parts of them, by what their CPU time is counted to; the first fits."""

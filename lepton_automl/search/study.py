@@ -29,9 +29,9 @@ from lepton_automl.core import plugins
 from lepton_automl.cost.cost import Cost
 from lepton_automl.errors import ArchError, ConfigError
 from lepton_automl.models.arch import Arch
-from lepton_automl.search.candidate_pool import Estimator
 from lepton_automl.search.objectives import Objective
 from lepton_automl.search.sampler import LeptonSampler, Observation
+from lepton_automl.search.sampler.candidate_pool import Estimator
 from lepton_automl.search.seeds import seed_of
 from lepton_automl.search.space.draw import SpaceTrial
 from lepton_automl.search.space.parameters import Choice, Parameter

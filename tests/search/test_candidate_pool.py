@@ -11,7 +11,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from lepton_automl.search.candidate_pool import (
+from lepton_automl.search.sampler.candidate_pool import (
     MAX_DRAWS,
     NEAREST,
     NEW_PER_TURN,

@@ -18,9 +18,11 @@ from optuna.testing.pytest_samplers import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lepton_automl.search import candidate_pool, sampler, seeds, surrogate
-from lepton_automl.search.candidate_pool import CandidateEstimate, identity_of
-from lepton_automl.search.sampler import LeptonSampler, Observation, budgets
+from lepton_automl.search import sampler, seeds
+from lepton_automl.search.sampler import LeptonSampler, Observation, study_notes
+from lepton_automl.search.sampler.acquisition import budgets
+from lepton_automl.search.sampler.candidate_pool import CandidateEstimate, identity_of
+from lepton_automl.search.sampler.study_notes import StudyNotes, TrialNote
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -44,10 +46,12 @@ class TestConformanceAtStartup(TestConformance):
 
 def test_it_knows_nothing_of_lepton() -> None:
     allowed = {"numpy", "optuna", "torch"}
-    modules = (sampler, candidate_pool, surrogate, seeds)
-    own = {module.__name__ for module in modules}
-    for module in modules:
-        tree = ast.parse(Path(str(module.__file__)).read_text())
+    package = Path(str(sampler.__file__)).parent
+    files = {f"{sampler.__name__}.{path.stem}": path for path in package.glob("*.py")}
+    files[seeds.__name__] = Path(str(seeds.__file__))
+    own = {*files, sampler.__name__}
+    for path in files.values():
+        tree = ast.parse(path.read_text())
         names = {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
         names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
         foreign = {name for name in names - own if name.split(".")[0] not in allowed}
@@ -311,17 +315,17 @@ def test_many_running_trainings_share_rankings_few_do_not(
 def test_of_many_trials_the_best_of_each_rung_and_the_newest_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sampler, "MOST_TRIALS", 8)
-    monkeypatch.setattr(sampler, "MOST_OF_RUNG", 2)
-    monkeypatch.setattr(sampler, "MOST_NEW", 2)
+    monkeypatch.setattr(study_notes, "MOST_TRIALS", 8)
+    monkeypatch.setattr(study_notes, "MOST_OF_RUNG", 2)
+    monkeypatch.setattr(study_notes, "MOST_NEW", 2)
     rows: list[tuple[Observation, ...]] = [(Observation(2, v),) for v in (0.9, 0.1, 0.8, 0.2, 0.3)]
     rows += [(Observation(2, 0.0), Observation(0, v)) for v in (0.5, 0.7, 0.4, 0.6)]
     rows += [(Observation(2, None),) for _ in range(3)]
     trials = [create_trial(value=0.0, user_attrs={"row": row}) for row in rows]
 
     def kept(trials: list[FrozenTrial]) -> list[int]:
-        notes = sampler._Notes()
-        notes.update(trials, lambda trial: sampler._Noted(trial, True, trial.user_attrs["row"]))
+        notes = StudyNotes()
+        notes.update(trials, lambda trial: TrialNote(trial, True, trial.user_attrs["row"]))
         return [trials.index(note.trial) for note in notes.bounded()]
 
     assert kept(trials[:8]) == list(range(8))
@@ -332,15 +336,15 @@ def test_notes_that_follow_a_study_are_those_of_one_that_is_read_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Trials come, train, are rejected and change, in any order."""
-    monkeypatch.setattr(sampler, "MOST_TRIALS", 8)
-    monkeypatch.setattr(sampler, "MOST_OF_RUNG", 3)
-    monkeypatch.setattr(sampler, "MOST_NEW", 4)
+    monkeypatch.setattr(study_notes, "MOST_TRIALS", 8)
+    monkeypatch.setattr(study_notes, "MOST_OF_RUNG", 3)
+    monkeypatch.setattr(study_notes, "MOST_NEW", 4)
     chance = random.Random(0)
 
-    def read(trial: FrozenTrial) -> sampler._Noted:
-        return sampler._Noted(trial, bool(observe(trial)), tuple(observe(trial)))
+    def read(trial: FrozenTrial) -> TrialNote:
+        return TrialNote(trial, bool(observe(trial)), tuple(observe(trial)))
 
-    def summary(notes: sampler._Notes) -> Any:
+    def summary(notes: StudyNotes) -> Any:
         kept = [note.trial for note in notes.bounded()]
         points = [identity_of({"x": n}) for n in range(6)]
         return (
@@ -351,7 +355,7 @@ def test_notes_that_follow_a_study_are_those_of_one_that_is_read_anew(
             *map(notes.has_tried, points),
         )
 
-    notes, trials = sampler._Notes(), list[FrozenTrial | None]()
+    notes, trials = StudyNotes(), list[FrozenTrial | None]()
     for _ in range(300):
         attrs: dict[str, Any] = {}
         if chance.random() < 0.7:
@@ -366,7 +370,7 @@ def test_notes_that_follow_a_study_are_those_of_one_that_is_read_anew(
         else:
             trials.append(new)
         notes.update(trials, read)
-        anew = sampler._Notes()
+        anew = StudyNotes()
         anew.update(trials, read)
         assert summary(notes) == summary(anew)
 

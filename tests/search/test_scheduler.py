@@ -4,9 +4,9 @@ from typing import Any
 
 from lepton_automl.cost.cost import Cost
 from lepton_automl.models.arch import Arch
-from lepton_automl.search.candidate_pool import CandidateEstimate
 from lepton_automl.search.objectives import load
 from lepton_automl.search.rungs import Rung, RungEntries, RungEntry
+from lepton_automl.search.sampler.candidate_pool import CandidateEstimate
 from lepton_automl.search.scheduler import Action, Scheduler
 from lepton_automl.search.space.parameters import Choice, Range
 from lepton_automl.search.study import SearchStudy

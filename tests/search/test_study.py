@@ -12,8 +12,8 @@ from optuna.trial import TrialState
 from lepton_automl.cost.cost import Cost
 from lepton_automl.errors import ArchError, ConfigError
 from lepton_automl.models.arch import Arch
-from lepton_automl.search.candidate_pool import CandidateEstimate, even_draw
 from lepton_automl.search.objectives import load
+from lepton_automl.search.sampler.candidate_pool import CandidateEstimate, even_draw
 from lepton_automl.search.scheduler import Scheduler
 from lepton_automl.search.seeds import seed_of
 from lepton_automl.search.space.parameters import Choice, Range

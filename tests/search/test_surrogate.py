@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from lepton_automl.search.candidate_pool import even_draw
-from lepton_automl.search.surrogate import (
+from lepton_automl.search.sampler.candidate_pool import even_draw
+from lepton_automl.search.sampler.surrogate import (
     EARLY_OWN_VARIANCE,
     JOINT_VARIANCE,
     LEVEL_VARIANCE,

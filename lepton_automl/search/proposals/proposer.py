@@ -17,19 +17,19 @@ from lepton_automl.data.dataset import Dataset
 from lepton_automl.errors import ArchError, ConfigError, InfeasibleError
 from lepton_automl.models.arch import Arch
 from lepton_automl.runs.ledger import EventKind
-from lepton_automl.search.candidate_pool import (
-    CandidateEstimate,
-    Identity,
-    Params,
-    even_draw,
-    identity_of,
-)
 from lepton_automl.search.objectives import Objective
 from lepton_automl.search.proposals import portfolio
 from lepton_automl.search.proposals.feasibility import CostCheck, RejectionStats, infeasible_error
 from lepton_automl.search.proposals.repair import CheckedPoint, Repair, spread
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.rungs import RUNGS, cycles, milestones
+from lepton_automl.search.sampler.candidate_pool import (
+    CandidateEstimate,
+    Identity,
+    Params,
+    even_draw,
+    identity_of,
+)
 from lepton_automl.search.seeds import seed_of
 from lepton_automl.search.space.draw import RandomTrial, SpaceTrial
 from lepton_automl.search.space.parameters import Scalar
