@@ -515,10 +515,12 @@ def board_fits(artifact: str | Path) -> list[BoardFit]:
     DataError
         If there is no finished artifact of a net of lepton.
     """
-    from lepton_automl.artifact.verify import fits
+    from lepton_automl.artifact.board_fits import fits
+    from lepton_automl.artifact.verify import checked_verdict
     from lepton_automl.runs.folder import locate_artifact
 
-    return fits(locate_artifact(Path(artifact)))
+    folder = locate_artifact(Path(artifact))
+    return fits(folder, checked_verdict(folder))
 
 
 def front(run: str | Path) -> Front:

@@ -1,30 +1,20 @@
 """Verify an artifact: its files in ONNX Runtime on the test set, reading only.
 
-A child process does it, which knows only the files. For an artifact that this process has just
-written that is `verify_in_fresh_process`. Any other may have been made by a stranger, with a
-manifest that fits: `VerificationProcess` opens it within limits on memory and time.
-
-- opening (digests, contradictions, one run of each file on the golden pictures): 384 MiB and 16
-  times the files, and what a batch may take; 5 s of processor time, and 1 s a MB.
-- measuring: 384 MiB, 16 times the files, 3 times the pictures, and 64 kB for each value of a
-  picture (at most 8 GiB), which the exact integer arithmetic takes in wide nets; 120 s of processor
-  time and 2 ms a picture, or more for large files.
+What is done here is done in a child process (`verification_process`), which knows only the files.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.artifact import consistency, judging, manifest, writer
+from lepton_automl.artifact import board_fits, consistency, judging, manifest, writer
 from lepton_automl.artifact.format_files import measure_formats, predicted_flash
 from lepton_automl.artifact.manifest import FLOAT, INT8, MODELS, REFERENCE
 from lepton_automl.artifact.measurements import (
@@ -41,7 +31,6 @@ from lepton_automl.artifact.rejection import measure_rejection
 from lepton_automl.artifact.verdict import (
     CalibrationFigures,
     FileMetrics,
-    FormatFigures,
     JudgedLimit,
     PairedDrop,
     Parity,
@@ -54,23 +43,12 @@ from lepton_automl.artifact.verdict import (
 from lepton_automl.config import Limits
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import SEARCH_TIME
-from lepton_automl.core.limited_process import (
-    LimitedProcess,
-    Message,
-    ProcessLimits,
-    is_out_of_memory,
-    serve,
-)
+from lepton_automl.core.limited_process import is_out_of_memory
 from lepton_automl.core.machine import Machine, this_machine
 from lepton_automl.core.untrusted_files import MODEL, is_of_machine
 from lepton_automl.cost import targets
-from lepton_automl.cost.boards import Board, BoardFit
-from lepton_automl.cost.boards import every as every_board
-from lepton_automl.cost.cost import peak_ram_bytes
-from lepton_automl.cost.flash import flash_bytes
 from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.data.dataset import LabelledFiles, map_labelled
-from lepton_automl.data.pictures.framing import Framing, framing_in
 from lepton_automl.errors import ArchError, ArtifactError, DataError, first_line
 from lepton_automl.metrics.calibration import expected_calibration_error
 from lepton_automl.metrics.intervals import is_near_chance
@@ -78,17 +56,10 @@ from lepton_automl.metrics.paired import Evidence, unpaired_difference
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import UNLOADABLE
 from lepton_automl.models.untrusted_onnx import MALFORMED, problem_of
-from lepton_automl.models.untrusted_session import UntrustedSession, run_limits
+from lepton_automl.models.untrusted_session import UntrustedSession
 
-PROGRAM = (
-    "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
-    "from lepton_automl.artifact.verify import main; main()"
-)
 _GAP_LEVEL = 0.99
 """Two-sided confidence of the difference between validation and test."""
-_FIX = "use an artifact of a source that you trust, or make it again: lepton export RUN"
-_BASE_BYTES, _BYTES_PER_BYTE = 384 << 20, 16
-_BYTES_PER_VALUE, _MAX_INTEGER_BYTES = 1 << 16, 8 << 30
 EXACT_EVERYWHERE = 64
 """Weights up to this never overflow 16 bits: 2 * 64 * 255 < 2 ** 15."""
 
@@ -169,7 +140,7 @@ def verify(request: Request) -> Verdict:
     else:
         problems = consistency.written_problems(folder, dict(request.digests))
     if problems:
-        return _refused(problems, request)
+        return refused_verdict(problems, request)
     digests = request.digests
     if digests is None:
         sealed = manifest.read_manifest(folder)
@@ -180,13 +151,13 @@ def verify(request: Request) -> Verdict:
     }
     problems = [line for name, file in files.items() for line in file_problems(name, file)]
     if problems:
-        return _refused(problems, request)
+        return refused_verdict(problems, request)
     try:
         return _judged(request, files, digests, primary)
     except (ArtifactError, ArchError, *UNLOADABLE) as error:
         if is_out_of_memory(error):
             raise
-        return _refused([first_line(error)], request)
+        return refused_verdict([first_line(error)], request)
 
 
 def refusal(folder: Path) -> Verdict | None:
@@ -201,7 +172,7 @@ def refusal(folder: Path) -> Verdict | None:
     """
     problems = consistency.sealed_problems(folder)
     if problems:
-        return _refused(problems)
+        return refused_verdict(problems)
     golden, classes = (
         writer.read_array(folder, manifest.GOLDEN),
         len(read_provenance(folder).class_names),
@@ -209,7 +180,7 @@ def refusal(folder: Path) -> Verdict | None:
     for name in MODELS:
         file = untrusted_files.read_bytes(folder / name, MODEL, fix=manifest.FRESH)
         problems += file_problems(name, file) or _run_problems(name, file, golden, classes)
-    return _refused(problems) if problems else None
+    return refused_verdict(problems) if problems else None
 
 
 def checked_verdict(folder: Path) -> Verdict:
@@ -223,7 +194,7 @@ def checked_verdict(folder: Path) -> Verdict:
         If there is no finished artifact.
     """
     problems = consistency.sealed_problems(folder, graphs=False)
-    return _refused(problems) if problems else writer.read_verdict(folder)
+    return refused_verdict(problems) if problems else writer.read_verdict(folder)
 
 
 def _run_problems(name: str, file: bytes, pixels: np.ndarray, classes: int) -> list[str]:
@@ -241,79 +212,6 @@ def _run_problems(name: str, file: bytes, pixels: np.ndarray, classes: int) -> l
     return [f"{name} gives no probabilities: {problem}"] if problem else []
 
 
-class VerificationProcess:
-    """A child process that verifies a sealed artifact of unknown origin; starts at once.
-
-    Parameters
-    ----------
-    folder : Path
-        The artifact folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._process = folder, LimitedProcess(PROGRAM)
-        self._bytes = sum(_size(folder / name) for name in MODELS)
-        self.framing: Framing | None = None
-        """How the pictures of an external model get its size; known after `refusal`."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.close()
-
-    def refusal(self) -> Verdict | None:
-        """As `refusal` of this module.
-
-        Raises
-        ------
-        DataError
-            As `refusal`, or if a file exceeds a limit or crashes the process.
-        """
-        answer = self._call({"folder": str(self._folder)}, self._opening())
-        text = answer.pop("framing")
-        self.framing = None if text is None else Framing.from_json(text)
-        return None if answer["refused"] is None else Verdict.from_document(answer["refused"])
-
-    def verify(self, request: Request) -> Verdict:
-        """As `verify` of this module.
-
-        Raises
-        ------
-        DataError
-            As `verify`, or if a file exceeds a limit or crashes the process.
-        """
-        return Verdict.from_document(
-            self._call({"request": request.to_json()}, self._measuring(request))
-        )
-
-    def _call(self, fields: dict[str, Any], limits: ProcessLimits) -> dict[str, Any]:
-        subject = f"a file of {self._folder}"
-        return self._process.call(fields, subject=subject, fix=_FIX, limits=limits).fields
-
-    def _opening(self) -> ProcessLimits:
-        golden = _size(self._folder / manifest.GOLDEN)
-        batch = run_limits(self._bytes, golden)
-        memory = _BASE_BYTES + _BYTES_PER_BYTE * self._bytes + batch.memory_bytes
-        seconds = 2.0 + 1e-6 * self._bytes + len(MODELS) * (batch.processor_seconds - 3.0) + 3.0
-        return ProcessLimits(memory, seconds, 60.0 + 10.0 * seconds)
-
-    def _measuring(self, request: Request) -> ProcessLimits:
-        given = [request.pixels, request.labels, *(request.validation or ())]
-        given += [] if request.own_sizes is None else [request.own_sizes]
-        pictures = sum(_size(path) for path in given)
-        values = math.prod(read_provenance(self._folder).input)
-        memory = _BASE_BYTES + _BYTES_PER_BYTE * self._bytes + 3 * pictures
-        memory += min(_BYTES_PER_VALUE * values, _MAX_INTEGER_BYTES)
-        picture_seconds = 2e-3 + min(self._bytes * values / 1e10, 10.0)
-        seconds = 120.0 + len(MODELS) * pictures / max(1, values) * picture_seconds
-        return ProcessLimits(memory, seconds, 60.0 + 10.0 * seconds)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
 def timed_elsewhere(request: Request, stopwatch: Stopwatch | None) -> Request:
     """The request with the latencies of the ONNX files on the host of a stopwatch.
 
@@ -327,28 +225,6 @@ def timed_elsewhere(request: Request, stopwatch: Stopwatch | None) -> Request:
     return dataclasses.replace(request, elsewhere=measure_elsewhere(request.folder, stopwatch))
 
 
-def verify_in_fresh_process(request: Request) -> Verdict:
-    """`verify` in a child process, of an artifact that this process wrote.
-
-    There are limits only where its graph is of a model made elsewhere.
-
-    Raises
-    ------
-    DataError
-        As `verify`, or if a file of a model made elsewhere exceeds a limit or crashes the process.
-    MachineError
-        If the process was killed, for example because memory ran out.
-    """
-    if _is_foreign(request.folder):
-        with VerificationProcess(request.folder) as verification:
-            return verification.verify(request)
-    with LimitedProcess(PROGRAM) as process:
-        fields = {"request": request.to_json()}
-        subject = f"the artifact {request.folder}"
-        answer = process.call(fields, subject=subject, fix=_FIX, limits=None)
-    return Verdict.from_document(answer.fields)
-
-
 def saturation_problems(target: str, machine: Machine) -> tuple[str, ...]:
     """Why int8 results may differ on this processor: it adds products in 16 bits and saturates."""
     if targets.load(target).weight_limit <= EXACT_EVERYWHERE or "avx512_vnni" in machine.flags:
@@ -360,7 +236,8 @@ def saturation_problems(target: str, machine: Machine) -> tuple[str, ...]:
     )
 
 
-def _is_foreign(folder: Path) -> bool:
+def is_foreign(folder: Path) -> bool:
+    """Whether the artifact is of a model that was made elsewhere."""
     return read_provenance(folder).origin == "foreign"
 
 
@@ -368,60 +245,13 @@ def reference_predictions(folder: Path, pixels: np.ndarray) -> np.ndarray:
     """Classes (N,) int64 that the float net before pruning predicts for pixels (N, H, W, C)."""
     path = folder / REFERENCE
     file = untrusted_files.read_bytes(path, MODEL, fix=manifest.FRESH)
-    if _is_foreign(folder):
+    if is_foreign(folder):
         with UntrustedSession(path, file, folder) as session:
             found = session.predict(pixels)
     else:
         found = onnx_file.onnx_probabilities(file, pixels)
     classes: np.ndarray = found.argmax(1).astype(np.int64)
     return classes
-
-
-def main() -> None:
-    """Answer requests until the parent process closes the pipe."""
-    serve(answer)
-
-
-def answer(message: Message) -> Message:
-    """Open an artifact (`folder`), or verify it (`request`).
-
-    Raises
-    ------
-    DataError
-        As `refusal` and `verify`.
-    """
-    if "folder" in message.fields:
-        folder = Path(message.fields["folder"])
-        try:
-            refused = refusal(folder)
-        except MALFORMED as error:
-            if is_of_machine(error) or is_out_of_memory(error):
-                raise
-            refused = _refused([_unmeasurable(error)])
-        framing = None if refused else _framing(folder)
-        return Message({"refused": refused and refused.document(), "framing": framing})
-    request = Request.from_json(message.fields["request"])
-    try:
-        return Message(verify(request).document())
-    except MALFORMED as error:
-        is_own = request.digests is not None and not _is_foreign(request.folder)
-        if is_own or is_of_machine(error) or is_out_of_memory(error):
-            raise  # A bug, where this process's parent made the graphs.
-        return Message(_refused([_unmeasurable(error)], request).document())
-
-
-def _unmeasurable(error: BaseException) -> str:
-    return f"its files cannot be measured: {type(error).__name__}: {first_line(error)}"
-
-
-def _framing(folder: Path) -> str | None:
-    """How pictures get the size of an external model, in the metadata of its file."""
-    file = untrusted_files.read_bytes(folder / INT8, MODEL, fix=manifest.FRESH)
-    try:
-        found = framing_in(onnx_file.read_metadata(file))
-    except (ValueError, TypeError, KeyError) as error:
-        raise manifest.unusable(folder / INT8, f"framing in its metadata: {error}") from error
-    return None if found is None else found.to_json()
 
 
 def _judged(
@@ -510,7 +340,9 @@ def _judged(
         formats=formats.figures,
         ship=about.ship,
         rejection=_rejection(about, files[main_file], main_file, test),
-        board=None if about.board is None else _fit(request.folder, about.board, formats.figures),
+        board=None
+        if about.board is None
+        else board_fits.fit(request.folder, about.board, formats.figures),
     )
 
 
@@ -522,42 +354,6 @@ def _rejection(
         return None
     below = about.reject_below[name]
     return measure_rejection(file, about.reject_rate, below, test.pixels, test.labels, test.groups)
-
-
-def fits(folder: Path) -> list[BoardFit]:
-    """Whether the net of a sealed artifact fits each board, by its stored verdict.
-
-    Raises
-    ------
-    DataError
-        If there is no finished artifact, its files contradict each other, or its model was made
-        elsewhere.
-    """
-    verdict = checked_verdict(folder)
-    if verdict.problems and verdict.int8 is None:
-        raise ArtifactError(
-            f"{folder} cannot be believed: {verdict.problems[0]}", fix=manifest.FRESH
-        )
-    if _is_foreign(folder):
-        raise DataError(
-            f"{folder} is of a model made elsewhere, which has no C files",
-            fix="give an artifact of `lepton run`",
-        )
-    return [_fit(folder, board, verdict.formats) for board in every_board()]
-
-
-def _fit(folder: Path, board: Board, measured: Sequence[FormatFigures]) -> BoardFit:
-    """Whether a net fits a board: by the figures of its code, else as predicted."""
-    known = [one.metrics for one in measured if one.metrics and one.metrics.flash_bytes is not None]
-    if known and known[0].flash_bytes is not None:
-        flash, ram = known[0].flash_bytes, known[0].peak_ram_bytes
-        is_measured = known[0].flash_basis == "measured"
-    else:
-        arch = writer.read_arch(folder, INT8)
-        flash = flash_bytes(arch.graph, arch.front_end)
-        ram, is_measured = peak_ram_bytes(arch.graph, arch.front_end), False
-    basis: Literal["measured", "predicted"] = "measured" if is_measured else "predicted"
-    return BoardFit(board, board.fit(flash, ram), flash, ram, basis)
 
 
 def _validation_gap(
@@ -682,7 +478,7 @@ def calibration_figures(
     )
 
 
-def _refused(problems: list[str], request: Request | None = None) -> Verdict:
+def refused_verdict(problems: list[str], request: Request | None = None) -> Verdict:
     """The verdict on files that are not measured, because they are damaged or contradictory."""
     return Verdict(
         status="broken",

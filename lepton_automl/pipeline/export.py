@@ -13,12 +13,12 @@ from lepton_automl.artifact.formatting import decisions_of
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.own_sizes import OwnSizes
 from lepton_automl.artifact.provenance import Provenance, read_provenance
+from lepton_automl.artifact.verification_process import verify_in_fresh_process
 from lepton_automl.artifact.verify import (
     Request,
     checked_verdict,
     reference_predictions,
     timed_elsewhere,
-    verify_in_fresh_process,
 )
 from lepton_automl.compress.steps import CompressionResult
 from lepton_automl.config import RunConfig

@@ -9,7 +9,7 @@ from lepton_automl.artifact import manifest
 from lepton_automl.artifact.formatting import decisions_of
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.signature import check_signature
-from lepton_automl.artifact.verify import VerificationProcess
+from lepton_automl.artifact.verification_process import VerificationProcess
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.pipeline.outcome import Outcome

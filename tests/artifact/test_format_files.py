@@ -14,7 +14,8 @@ import pytest
 from lepton_automl.artifact import manifest
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import Verdict
-from lepton_automl.artifact.verify import VerificationProcess, verify
+from lepton_automl.artifact.verification_process import VerificationProcess
+from lepton_automl.artifact.verify import verify
 from lepton_automl.config import Limits
 from lepton_automl.core import files
 from tests.helpers import children, packed_format

@@ -14,19 +14,20 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from lepton_automl.artifact import verify as verifying
-from lepton_automl.artifact import writer
+from lepton_automl.artifact import verification_process, writer
 from lepton_automl.artifact.formatting import figure_rows, limit_title
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import Verdict
+from lepton_automl.artifact.verification_process import (
+    VerificationProcess,
+    verify_in_fresh_process,
+)
 from lepton_automl.artifact.verify import (
     Request,
-    VerificationProcess,
     notes_of,
     reference_predictions,
     saturation_problems,
     verify,
-    verify_in_fresh_process,
 )
 from lepton_automl.config import Limits
 from lepton_automl.core.decisions import SEARCH_TIME, Decision
@@ -279,7 +280,7 @@ def test_a_request_survives_json(request_):
 
 
 def test_an_error_of_the_process_is_raised(request_, monkeypatch):
-    monkeypatch.setattr(verifying, "LimitedProcess", ProcessHere)
+    monkeypatch.setattr(verification_process, "LimitedProcess", ProcessHere)
     (request_.folder / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"no manifest\.json") as caught:
         verify_in_fresh_process(request_)
@@ -302,7 +303,7 @@ def answer(_):
     {ends}
 serve(answer)
 """
-    monkeypatch.setattr(verifying, "PROGRAM", program)
+    monkeypatch.setattr(verification_process, "PROGRAM", program)
     with pytest.raises(error, match=r"signal 9|signal 6|KeyError: 7"):
         verify_in_fresh_process(request_)
 
@@ -311,7 +312,7 @@ def test_the_process_dies_with_the_one_that_asked(request_, tmp_path):
     os.mkfifo(pixels := tmp_path / "never written")
     endless = dataclasses.replace(request_, pixels=pixels).to_json()
     asks = (
-        "from lepton_automl.artifact.verify import *; "
+        "from lepton_automl.artifact.verification_process import *; "
         "verify_in_fresh_process(Request.from_json({!r}))"
     )
     parent = processes.python("-c", asks.format(endless))

@@ -66,7 +66,7 @@ def test_commands_and_their_processes_do_only_what_they_must(tmp_path):
             )
     events = [json.loads(line) for line in log.read_text().splitlines()]
     started = [words for event, _, words in events if event == "start"]
-    for part in ("search.workers", "artifact.verify", "external.load", "session_server"):
+    for part in ("search.workers", "verification_process", "external.load", "session_server"):
         assert any(part in words for words in started), part
     assert [event for event in events if event[0] != "start"] == []
 

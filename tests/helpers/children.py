@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lepton_automl.artifact import verify
+from lepton_automl.artifact import verification_process
 from lepton_automl.compress.external import load
 from lepton_automl.core.limited_process import Message
 from lepton_automl.models import format_server, untrusted_format
@@ -22,7 +22,7 @@ from lepton_automl.models import format_server, untrusted_format
 
 def answer_here(patch: pytest.MonkeyPatch) -> None:
     """Verification and opening of external models run in this process."""
-    for module in (verify, load):
+    for module in (verification_process, load):
         patch.setattr(module, "LimitedProcess", ProcessHere)
     answer_formats_here(patch)
 
