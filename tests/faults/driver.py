@@ -23,7 +23,7 @@ from typing import Protocol
 
 MODULES = (
     *("kills", "io_faults", "power_loss", "clock", "truncation", "users", "mutants", "hosts"),
-    *("host_runs", "dask_cluster", "stores", "late"),
+    *("host_runs", "dask_cluster", "stores", "late", "single_bytes"),
 )
 """Modules or packages of `tests.faults` that have `KINDS`; one that is missing is left out."""
 DEFAULT_SECONDS = 3600.0
