@@ -145,8 +145,12 @@ def runs_alone(tree: ast.Module) -> bool:
     )
 
 
-LOADED_WHEN_USED = ("scipy", "lepton_automl.pipeline.export")
-"""What takes long to load and is needed by few commands and by no worker, or not by a refusal."""
+LOADED_WHEN_USED = (
+    *("scipy", "lepton_automl.pipeline.export"),
+    *("lepton_automl.artifact.format_answers", "lepton_automl.data.layouts"),
+)
+"""What takes long to load and is needed by few commands and by no worker, or not by a refusal, or
+not for the classes of pictures."""
 IN_ANOTHER_PROCESS = ("compress/external/graph_process.py", "search/workers/dask_entry.py")
 """What reads these modules does without the modules that a function in them loads: the command, the
 scheduler of a Dask cluster."""
@@ -327,6 +331,19 @@ def test_commands_and_children_that_read_files_only_do_not_wait_for_torch():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout == "\n"
+
+
+def test_predictions_are_asked_for_without_loading_what_computes_them():
+    program = (
+        "import sys, lepton_automl.models.session_process\n"
+        "print('numpy' in sys.modules)\n"
+        "import lepton_automl.artifact.predict, lepton_automl.cli.report\n"
+        "print(*{'onnx', 'onnxruntime', 'scipy', 'PIL.TiffImagePlugin'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == "False\n\n"
 
 
 REFUSED = """

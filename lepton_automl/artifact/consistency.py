@@ -15,6 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from lepton_automl.artifact import manifest, writer
@@ -56,7 +57,7 @@ from lepton_automl.core.version import __version__
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.errors import ArtifactError, DataError, first_line
 from lepton_automl.models.formats import ONNX
-from lepton_automl.models.onnx_export import FRONT_END
+from lepton_automl.models.front_end import FRONT_END
 from lepton_automl.models.untrusted_onnx import parse
 
 FOREIGN = "foreign"
@@ -67,6 +68,11 @@ _REQUIRED = {
     *(GOLDEN, *GOLDEN_ANSWERS.values()),
 }
 _NONE = "none"
+_MALFORMED = (
+    *MALFORMED,
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+)
 _DROPS = {"int8", "float", "int8_against_float"}
 
 
@@ -145,7 +151,7 @@ def _checked(check: Callable[[_Parts], list[str]], parts: _Parts) -> list[str]:
         return check(parts)
     except ArtifactError as error:
         return [error.what]
-    except MALFORMED as error:
+    except _MALFORMED as error:
         if is_of_machine(error):
             raise
         name = check.__name__.strip("_").replace("_", " ")
@@ -290,7 +296,7 @@ def _architectures(parts: _Parts) -> list[str]:
         try:
             arch = writer.read_arch(parts.folder, name)
             said = (arch.file_input, arch.classes, arch.graph.macs)
-        except MALFORMED as error:
+        except _MALFORMED as error:
             raise manifest.unusable(path, error) from error
         found += _differing(
             "inputs and classes", {ABOUT: (parts.about.input, parts.classes), place: said[:2]}

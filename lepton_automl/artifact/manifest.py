@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from lepton_automl.artifact.verdict import Precision
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.files import machine_error, real_path
@@ -82,8 +80,6 @@ MALFORMED = (
     ArithmeticError,
     RecursionError,
     LeptonError,
-    onnx.checker.ValidationError,
-    onnx.shape_inference.InferenceError,
 )
 """Exceptions of reading a file whose content is not what its reader expects."""
 

@@ -14,9 +14,8 @@ from lepton_automl.artifact.verdict import Parity
 from lepton_automl.core import untrusted_files
 from lepton_automl.errors import ArchError, LeptonError
 from lepton_automl.models import onnx_file
-from lepton_automl.models.front_end import LogMel
+from lepton_automl.models.front_end import FRONT_END, LogMel
 from lepton_automl.models.integer_reference import integer_reference, with_last_quantized_output
-from lepton_automl.models.onnx_export import FRONT_END
 
 CLEAR_MARGIN = 0.01
 """Samples whose two top probabilities are closer than this in the float file are not compared."""

@@ -17,12 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.artifact import manifest
-from lepton_automl.artifact.format_answers import FormatAnswers, with_int8
 from lepton_automl.artifact.provenance import read_provenance
-from lepton_automl.artifact.sealed_model import Seal, locate_model
+from lepton_automl.artifact.sealed_model import Seal, ShippedModel, locate_model
 from lepton_automl.core import untrusted_files
 from lepton_automl.data import audio_files, signal_files
-from lepton_automl.data.layouts import series_tables, ucr_series
 from lepton_automl.data.pictures import array_files, decode
 from lepton_automl.data.pictures.framing import Framing, framing_in
 from lepton_automl.data.pictures.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
@@ -30,9 +28,9 @@ from lepton_automl.data.pictures.pixel_scale import parse as parse_scale
 from lepton_automl.errors import ConfigError, DataError, first_line
 from lepton_automl.metrics.joined import join_answers
 from lepton_automl.models.formats import ONNX
-from lepton_automl.models.front_end import LogMel
-from lepton_automl.models.onnx_export import FRONT_END
-from lepton_automl.models.untrusted_session import UntrustedSession, batch_of, start_process
+from lepton_automl.models.front_end import FRONT_END, LogMel
+from lepton_automl.models.session_process import start_process
+from lepton_automl.models.untrusted_session import UntrustedSession, batch_of
 
 _FIX = "give an ONNX file that lepton wrote"
 _UNREADABLE = "correct its path or its content, or leave it out"
@@ -187,19 +185,9 @@ class Classifier:
         on_note: Callable[[str], None] = lambda _: None,
     ) -> None:
         stated = parse_scale(pixel_scale)
-        shipped, is_onnx = locate_model(artifact), file_format in ("", ONNX)
-        if not is_onnx:
-            shipped = with_int8(shipped, file_format)
-        self._model, self._seal, self._text = shipped.path, shipped.seal, pixel_scale
-        self._report = on_unreadable or _raise
-        start_process()
-        content = shipped.content(on_note)
-        folder = self._model.parent
-        self._session = (
-            UntrustedSession(self._model, content, folder, _WORDS)
-            if is_onnx
-            else FormatAnswers(file_format, folder, content, _WORDS)
-        )
+        self._report, self._text = on_unreadable or _raise, pixel_scale
+        shipped, self._session = _opened(artifact, file_format, on_note)
+        self._model, self._seal = shipped.path, shipped.seal
         try:
             self._labels = _labels(self._session, self._model)
             self._answer, self._suffixes = self._prepared(stated)
@@ -269,6 +257,8 @@ class Classifier:
                 return (
                     lambda paths, held: _of_audio(session, paths, held, labels, front_end, report)
                 ), audio_files.SUFFIXES
+            from lepton_automl.data.layouts import ucr_series  # Loads ONNX Runtime.
+
             return (
                 lambda paths, held: _of_signals(session, paths, held, labels, report)
             ), signal_files.SUFFIXES | ucr_series.SUFFIXES
@@ -284,6 +274,24 @@ class Classifier:
                 session, paths, held, labels, known, framing, below, report
             )
         ), _suffixes(session.shape[2])
+
+
+def _opened(
+    artifact: Path, file_format: str, on_note: Callable[[str], None]
+) -> tuple[ShippedModel, UntrustedSession]:
+    """The ONNX file of an artifact, open in a child process, and what answers in its place."""
+    shipped = locate_model(artifact)
+    if file_format in ("", ONNX):
+        start_process()
+        content = shipped.content(on_note)
+        return shipped, UntrustedSession(shipped.path, content, shipped.path.parent, _WORDS)
+    # Loads ONNX Runtime, which answers of the ONNX file need in their process only.
+    from lepton_automl.artifact.format_answers import FormatAnswers, with_int8
+
+    shipped = with_int8(shipped, file_format)
+    start_process()
+    content = shipped.content(on_note)
+    return shipped, FormatAnswers(file_format, shipped.path.parent, content, _WORDS)
 
 
 def _of_pictures(
@@ -304,12 +312,13 @@ def _of_pictures(
     height, width, channels = session.shape
     size = None if session.takes_any_size else (height, width)
     batch_size = 1 if session.takes_any_size else batch_of(session.shape)
+    is_deep = session.dtype == np.uint16
 
     def pixels_of(path: Path) -> NDArray[Any] | DataError:
         try:
-            if path in held:
+            if held and path in held:
                 return _pixels_in(held[path], str(path), session, known, framing)
-            if session.dtype == np.uint16:
+            if is_deep:
                 return array_files.read_deep_pixels(path, channels, (height, width))
             if path.suffix.lower() == array_files.SUFFIX:
                 return array_files.read_pixels(path, channels, size, known, framing)
@@ -397,6 +406,8 @@ def _recordings(
     length, channels = shape
     if path in held:
         return [(path, signal_files.windows_in(held[path], length, channels, stride, str(path)))]
+    from lepton_automl.data.layouts import series_tables, ucr_series
+
     several = ucr_series.read_series(path, length, channels, stride)
     if several is None:
         several = series_tables.read_several(path, length, names, stride)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import signal
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, Never, cast
 
 import typer
+from typer.core import TyperGroup
+from typer.models import CommandInfo
 
 from lepton_automl.cli.bench import bench
 from lepton_automl.cli.boards import boards
@@ -20,6 +23,7 @@ from lepton_automl.cli.export import export
 from lepton_automl.cli.grouped_help import GroupedCommand
 from lepton_automl.cli.inspect import inspect
 from lepton_automl.cli.pick import pick
+from lepton_automl.cli.plain_values import PlainValues
 from lepton_automl.cli.predict import predict
 from lepton_automl.cli.run import run
 from lepton_automl.cli.search import search
@@ -36,7 +40,13 @@ from lepton_automl.core.interrupts import interrupted_texts
 from lepton_automl.core.version import __version__
 from lepton_automl.errors import DataError, Interrupted, LeptonError, MachineError
 
+
+class Lepton(PlainValues, TyperGroup):
+    """The command that the others are part of."""
+
+
 app = typer.Typer(
+    cls=Lepton,
     name="lepton",
     help="From labelled data to the smallest, fastest int8 CNN that is still accurate enough.",
     no_args_is_help=True,
@@ -105,7 +115,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = app(standalone_mode=False)
+        code = app_of(sys.argv[1:])(standalone_mode=False)
     except LeptonError as error:
         code = _show_error(error)
     except _USAGE_ERROR as error:
@@ -120,6 +130,18 @@ def main() -> None:
         what, fix = interrupted_texts()
         code = _show_error(Interrupted(what, fix=fix))
     _exit(code)
+
+
+def app_of(arguments: list[str]) -> typer.Typer:
+    """The app with the command alone that is given: building all of them takes longer than it."""
+    named = [each for each in app.registered_commands if _name_of(each) in arguments[:1]]
+    found = copy.copy(app)
+    found.registered_commands = named or app.registered_commands
+    return found
+
+
+def _name_of(command: CommandInfo) -> str:
+    return str(command.name or getattr(command.callback, "__name__", ""))
 
 
 def _path_error(error: BaseException) -> DataError | None:

@@ -7,12 +7,13 @@ from typing import Any
 from typer.core import TyperCommand
 
 from lepton_automl.cli.options import Section
+from lepton_automl.cli.plain_values import PlainValues
 
 _MANY = 12
 """Fewer options are read at a glance, and sections would only make the list longer."""
 
 
-class GroupedCommand(TyperCommand):
+class GroupedCommand(PlainValues, TyperCommand):
     """A command whose help lists its options by section (`options.option`).
 
     typer itself does so in tables of rich only, and importing rich takes longer than all else that

@@ -12,6 +12,7 @@ from lepton_automl import api
 from lepton_automl.cli import options as o
 from lepton_automl.cli.streams import paths_from
 from lepton_automl.errors import ConfigError, DataError
+from lepton_automl.models.session_process import start_process
 
 Files = Annotated[
     list[Path],
@@ -58,10 +59,11 @@ def predict(
     A file of an artifact that has changed since it was sealed is refused with exit code 3. Pictures
     that cannot be read are named on stderr; the others are classified, and the exit code is 3.
     """
-    from lepton_automl.cli import report  # rich is slow to import; --help must not wait
-
     if rows is not None and json:
         raise ConfigError("--rows has no effect with --json", fix="give one of both")
+    start_process()  # It loads ONNX Runtime while this process loads what follows.
+    from lepton_automl.cli import report  # rich is slow to import; --help must not wait
+
     unreadable: list[DataError] = []
     notes: list[str] = []
     if rows in ("jsonl", "csv"):

@@ -10,5 +10,5 @@ Start at `arch`, a frozen description: its `layers/` are lowered by `builder` to
 - `integer_reference`: what an int8 file must answer; `random_weights`: nets that only cost
 - files from outside: `onnx_wire` refuses what is no ONNX file, `untrusted_onnx` checks them;
   `untrusted_session` and `untrusted_format` run them in child processes, `session_server` and
-  `format_server`
+  `format_server`; `session_process` starts the former early
 """

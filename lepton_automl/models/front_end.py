@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from lepton_automl.core.field_types import check_finite, check_types
 
+FRONT_END = "front_end"
+"""Key of the metadata of files that read audio: `LogMel` as JSON."""
 MAX_RATE, MAX_WINDOW, MAX_MELS = 192_000, 1 << 20, 256
 _FRAMES = tuple(1 << power for power in range(4, 14))
 _WHOLE = ("rate", "window", "stride", "frame", "hop", "mels")

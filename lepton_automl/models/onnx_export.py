@@ -12,6 +12,7 @@ from onnx import TensorProto
 from lepton_automl.core.version import __version__
 from lepton_automl.errors import ArchError
 from lepton_automl.models.arch import Arch
+from lepton_automl.models.front_end import FRONT_END
 from lepton_automl.models.front_end_onnx import append_front_end
 from lepton_automl.models.graph import (
     Add,
@@ -36,8 +37,6 @@ from lepton_automl.models.quantization import (
 if TYPE_CHECKING:
     from lepton_automl.models.model import Model
 
-FRONT_END = "front_end"
-"""Key of the metadata of files that read audio: `LogMel` as JSON."""
 _ROW_VALUES = 32
 """Values of a row of pixels that is quantized at once: as fast as longer ones, few bytes."""
 _NORM_EPSILON = 1e-5

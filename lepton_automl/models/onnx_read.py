@@ -12,8 +12,8 @@ from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 from lepton_automl.core import untrusted_files
 from lepton_automl.errors import DataError, first_line
 from lepton_automl.models.arch import Arch
+from lepton_automl.models.front_end import FRONT_END
 from lepton_automl.models.graph import Conv, Gate, Linear, MaxPool
-from lepton_automl.models.onnx_export import FRONT_END
 from lepton_automl.models.onnx_file import ELEMENT_TYPES, read_metadata
 from lepton_automl.models.quantization import (
     InputQuantization,

@@ -27,11 +27,8 @@ from numpy.typing import NDArray
 from lepton_automl.core.limited_process import ProcessLimits, extend_limits, give_back, take
 from lepton_automl.core.untrusted_files import Source
 from lepton_automl.errors import DataError
+from lepton_automl.models.session_process import PROGRAM
 
-PROGRAM = (
-    "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
-    "from lepton_automl.models.session_server import main; main()"
-)
 LIMIT_FIX = (
     "give an ONNX file that lepton wrote; one from elsewhere that is sound and needs more runs in "
     "ONNX Runtime itself"
@@ -167,8 +164,3 @@ class UntrustedSession:
             self.send(pixels[start : start + size])
             parts.append(self.receive())
         return np.concatenate(parts)
-
-
-def start_process() -> None:
-    """Start the process of this thread, so that it loads its modules meanwhile."""
-    give_back(take(PROGRAM))

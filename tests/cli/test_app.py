@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 import lepton_automl
 from lepton_automl import errors
+from lepton_automl.cli.app import app_of
 from lepton_automl.errors import LeptonError
 from tests.helpers.processes import LONGEST_SECONDS
 
@@ -47,6 +49,14 @@ def test_every_command_has_a_help_text(lepton, command):
     done = lepton(command, "--help")
     assert done.exit_code == 0
     assert "--json" in done.out
+
+
+def test_only_the_command_that_is_given_is_built():
+    def built(*words):
+        return list(typer.main.get_command(app_of(list(words))).commands)
+
+    assert built("status", "predict") == ["status"]
+    assert set(built("rnu")) == set(built()) == set(built("--help", "run")) > set(COMMANDS)
 
 
 def test_the_version(lepton):

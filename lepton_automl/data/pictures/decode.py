@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib
 import io
 import os
 import re
@@ -19,7 +20,7 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.core.untrusted_files import PICTURE
-from lepton_automl.data.pictures import float_tiff
+from lepton_automl.data.pictures import float_tiff, plain_png
 from lepton_automl.data.pictures.float_tiff import FloatTiff
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.data.pictures.levels import Levels
@@ -42,6 +43,8 @@ from lepton_automl.errors import DataError
 
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 """Formats that Pillow may open: raster formats that run no other program."""
+_READERS = ("Jpeg", "Png", "Gif", "Bmp", "WebP", "Tiff", "Ppm")
+"""Modules of Pillow that open them."""
 
 _JPEG, _TIFF, _PPM = ".jpg .jpeg .jpe .jfif .mpo", ".tif .tiff", ".ppm .pgm .pbm .pnm"
 SUFFIXES = frozenset(f"{_JPEG} {_TIFF} {_PPM} .png .gif .bmp .webp".split())
@@ -94,6 +97,8 @@ _SMALL = 4 << 20
 _NO_WAIT = nullcontext()
 _LARGE_FILE = 16 << 20
 """Bytes of a file from which on it is decoded alone: some readers hold all of it in memory."""
+_BYTES_A_PIXEL = 12
+"""Of most pictures, that are decoded and converted to grey or RGB."""
 _DRAFT_BYTES = 7
 """Bytes a pixel of a JPEG that is decoded at a part of its size."""
 _AT_A_TIME = 8
@@ -187,10 +192,23 @@ def decode(
             f"{picture} is a picture file, {channels} channels are wanted",
             fix="give .npy files with arrays (H, W, C)",
         )
-    with _opened(picture) as image:
-        if channels not in _PLAIN:
-            return _each_channel(_with_opacity(image, scale), channels, size, framing)
-        return _framed(_upright(image, picture, scale), channels, size, framing)
+    with open_picture(picture) as file:
+        if channels in _PLAIN and (plain := _plain_image(file)) is not None:
+            try:
+                return _framed(plain, channels, size, framing)
+            except _UNREADABLE as error:
+                raise _unreadable(picture, error) from error
+        with _image_in(file, picture) as image:
+            if channels not in _PLAIN:
+                return _each_channel(_with_opacity(image, scale), channels, size, framing)
+            return _framed(_upright(image, picture, scale), channels, size, framing)
+
+
+def _plain_image(file: BinaryIO) -> Image.Image | None:
+    """The picture in a file of the simplest form, which needs no conversion; else None."""
+    if not isinstance(file, io.BytesIO):
+        return None
+    return plain_png.read(file.getvalue(), _SMALL // _BYTES_A_PIXEL)
 
 
 def _each_channel(
@@ -409,19 +427,17 @@ def map_in_threads(
     """
     results = list[R]()
 
-    def extend(part: Iterable[R]) -> None:
-        for result in part:
-            results.append(result)
-            if on_item is not None:
-                on_item(len(results))
+    def add(result: R) -> None:
+        results.append(result)
+        if on_item is not None:
+            on_item(len(results))
 
-    Image.init()  # Loads Pillow's formats before threads do so concurrently.
     with warnings.catch_warnings():
         # Pillow warns of odd metadata and of too many pixels; the latter raise an error here.
         warnings.simplefilter("ignore")
         slow, start = 0, time.perf_counter()
         for number, item in enumerate(items, start=1):
-            extend([function(item)])
+            add(function(item))
             start, before = time.perf_counter(), start
             slow += start - before > _SHORT
             if slow > 2 and 2 * slow > number:  # Where others run too, some are interrupted.
@@ -433,7 +449,8 @@ def map_in_threads(
             chunks = [left[start : start + size] for start in range(0, len(left), size)]
             with ThreadPoolExecutor(threads) as pool:
                 for part in pool.map(lambda chunk: [function(item) for item in chunk], chunks):
-                    extend(part)
+                    for result in part:
+                        add(result)
     return results
 
 
@@ -492,8 +509,15 @@ def prepare() -> None:
 
     The latter raise an error here.
     """
-    Image.init()
+    _load_formats()
     warnings.simplefilter("ignore")
+
+
+@functools.cache
+def _load_formats() -> None:
+    """Load the formats that are read; Pillow would load all that it has, in twice the time."""
+    for name in _READERS:
+        importlib.import_module(f"PIL.{name}ImagePlugin")
 
 
 @functools.cache
@@ -562,6 +586,7 @@ class _FloatImage(Image.Image):
 
 
 def _open_image(file: BinaryIO) -> Image.Image:
+    _load_formats()
     _silence_libtiff()
     whole = file if isinstance(file, io.BytesIO) else cast(BinaryIO, _WholeFile(file))
     try:
@@ -582,22 +607,30 @@ def _opened(path: PictureFile, *, is_draft: bool = False) -> Iterator[Image.Imag
     DataError
         If it cannot be read, or the block raises what Pillow raises for damaged files.
     """
-    with open_picture(path) as file:
-        length = file.seek(0, os.SEEK_END)
-        is_alone = length > _LARGE_FILE
-        file.seek(0)
-        try:
-            with (
-                _memory.take(MEMORY if is_alone else 0),
-                _open_image(file) as image,
-            ):
-                needed = _checked_bytes(image, is_draft)
-                with _NO_WAIT if is_alone else _memory.take(needed):
-                    yield image
-        except _UNREADABLE as error:
-            if not length:
-                raise DataError(f"{path} cannot be read: the file is empty", fix=REPAIR) from error
-            raise _unreadable(path, error) from error
+    with open_picture(path) as file, _image_in(file, path, is_draft=is_draft) as image:
+        yield image
+
+
+@contextmanager
+def _image_in(
+    file: io.BytesIO | io.BufferedReader, path: PictureFile, *, is_draft: bool = False
+) -> Iterator[Image.Image]:
+    """As `_opened`, of a file that is open."""
+    length = file.seek(0, os.SEEK_END)
+    is_alone = length > _LARGE_FILE
+    file.seek(0)
+    try:
+        with (
+            _memory.take(MEMORY if is_alone else 0),
+            _open_image(file) as image,
+        ):
+            needed = _checked_bytes(image, is_draft)
+            with _NO_WAIT if is_alone else _memory.take(needed):
+                yield image
+    except _UNREADABLE as error:
+        if not length:
+            raise DataError(f"{path} cannot be read: the file is empty", fix=REPAIR) from error
+        raise _unreadable(path, error) from error
 
 
 def open_picture(path: PictureFile) -> io.BytesIO | io.BufferedReader:
@@ -622,7 +655,7 @@ def _bytes_a_pixel(image: Image.Image, is_draft: bool) -> int:
         return 32
     if image.format == "WEBP":
         return 20
-    return _DRAFT_BYTES if is_draft and image.format in {"JPEG", "MPO"} else 12
+    return _DRAFT_BYTES if is_draft and image.format in {"JPEG", "MPO"} else _BYTES_A_PIXEL
 
 
 def _upright(image: Image.Image, path: PictureFile, scale: PixelScale) -> Image.Image:
