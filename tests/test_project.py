@@ -232,7 +232,7 @@ READS_ITSELF = {
     "pipeline/bench_ops.py": "a program of the package and the table it has just written",
     "models/c_export/project.py": "templates of the package",
     "models/c_export/source.py": "kernels of the package",
-    "runs/folder.py": "text that core/untrusted_files has read and parsed before",
+    "runs/definition.py": "text that core/untrusted_files has read and parsed before",
     "runs/ledger.py": "the ledger, which runs/ledger_check checks; its file is checked before",
     "runs/ledger_check.py": "the ledger, whose damage it finds",
     "runs/live_status.py": "the ledger, which runs/ledger_check checks",

@@ -25,7 +25,8 @@ from pathlib import Path
 
 from benchmarks.common import parser, print_table
 from lepton_automl.core.events import silent
-from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.definition import Definition
+from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger
 from lepton_automl.runs.stored_run import StoredRun
 

@@ -55,7 +55,8 @@ from lepton_automl.pipeline.context import (
 from lepton_automl.pipeline.export import made_decisions, verify_and_seal, written_outcome
 from lepton_automl.pipeline.option_checks import resolve
 from lepton_automl.pipeline.outcome import Outcome
-from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.definition import Definition
+from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import record_decision
 
 _STAGE = "compress"

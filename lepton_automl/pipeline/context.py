@@ -38,7 +38,8 @@ from lepton_automl.pipeline.option_checks import (
     choose_space,
     resolve,
 )
-from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.definition import Definition
+from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger, record_decision, recorded_decisions
 from lepton_automl.runs.ledger_check import interpreting
 from lepton_automl.runs.lock import RunLock

@@ -37,7 +37,8 @@ from lepton_automl.models.model import Model
 from lepton_automl.pipeline.context import RunContext
 from lepton_automl.pipeline.outcome import Outcome
 from lepton_automl.runs import test_set_uses
-from lepton_automl.runs.folder import Definition, RunFolder, locate
+from lepton_automl.runs.definition import Definition
+from lepton_automl.runs.folder import RunFolder, locate
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView, recorded_decisions
 from lepton_automl.search.finals.results import last_finalist_results
 

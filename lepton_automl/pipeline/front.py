@@ -11,7 +11,8 @@ from lepton_automl.core import units as w
 from lepton_automl.core.field_types import check_finite, check_types
 from lepton_automl.errors import DataError
 from lepton_automl.pipeline import charts
-from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.definition import Definition
+from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.search import progress
 from lepton_automl.search.finals.results import last_finalist_results

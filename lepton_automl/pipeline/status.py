@@ -14,7 +14,8 @@ from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.artifact.verify import checked_verdict
 from lepton_automl.core.field_types import MOST, check_finite
 from lepton_automl.runs import live_status
-from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.definition import Definition
+from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import REFERENCE, EventKind, LedgerView
 from lepton_automl.runs.live_status import StatusEntry
 from lepton_automl.runs.lock import is_held

@@ -19,7 +19,8 @@ from lepton_automl.core.object_storage import StorageError
 from lepton_automl.core.units import bytes_text
 from lepton_automl.core.untrusted_files import ARRAYS
 from lepton_automl.errors import ConfigError, DataError, InfeasibleError, LeptonError, MachineError
-from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.definition import Definition
+from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView, write_ledger
 from lepton_automl.runs.live_status import STORE
 from lepton_automl.runs.store import (

@@ -14,7 +14,8 @@ from lepton_automl.config import RunConfig
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.core.files import real_path
 from lepton_automl.errors import first_line
-from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.definition import Definition
+from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import REFERENCE, EventKind, Ledger
 from lepton_automl.search import callbacks
 from lepton_automl.search.callbacks import Callback, End, Run, Rung

@@ -13,7 +13,8 @@ from lepton_automl.config import Limits
 from lepton_automl.core.files import real_path
 from lepton_automl.cost.cost import violations
 from lepton_automl.errors import ConfigError
-from lepton_automl.runs.folder import Definition, RunFolder, locate
+from lepton_automl.runs.definition import Definition
+from lepton_automl.runs.folder import RunFolder, locate
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search import progress
 from lepton_automl.search.objectives import load as load_objective

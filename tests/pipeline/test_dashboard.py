@@ -12,7 +12,8 @@ import pytest
 
 from lepton_automl.config import Limits
 from lepton_automl.errors import DataError, MachineError
-from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.definition import Definition
+from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger
 from tests.helpers.search import make_trial
 

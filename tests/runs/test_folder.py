@@ -9,14 +9,8 @@ import pytest
 
 from lepton_automl.config import Limits
 from lepton_automl.errors import ConfigError, DataError, MachineError
-from lepton_automl.runs.folder import (
-    Definition,
-    RunFolder,
-    configured,
-    default_out,
-    locate,
-    locate_artifact,
-)
+from lepton_automl.runs.definition import Definition
+from lepton_automl.runs.folder import RunFolder, configured, default_out, locate, locate_artifact
 
 MINE = Definition(
     data="digits",

@@ -21,7 +21,8 @@ from tests.helpers.runs import digests
 FRESH = """
 import pathlib, sys, time
 from lepton_automl.errors import ConfigError
-from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.definition import Definition
+from lepton_automl.runs.folder import RunFolder
 folder = RunFolder(pathlib.Path(sys.argv[1]))
 wanted = Definition.from_toml(pathlib.Path(sys.argv[2]).read_text())
 print("ready", flush=True)

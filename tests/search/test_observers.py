@@ -15,7 +15,8 @@ from lepton_automl.config import Limits, RunConfig
 from lepton_automl.core.events import Event
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.pipeline import run
-from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.definition import Definition
+from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import REFERENCE, EventKind, Ledger
 from lepton_automl.search import observers, optuna_storage
 from lepton_automl.search.callbacks import Callback, End, Run, Rung

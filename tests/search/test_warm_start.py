@@ -9,7 +9,8 @@ import pytest
 
 from lepton_automl.config import Limits
 from lepton_automl.errors import ConfigError, DataError
-from lepton_automl.runs.folder import Definition, RunFolder
+from lepton_automl.runs.definition import Definition
+from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import EventKind, Ledger, LedgerView
 from lepton_automl.search.loop import search
 from lepton_automl.search.objectives import load
