@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lepton_automl.data.layouts import named_arrays
+from lepton_automl.data.layouts import array_keys, named_arrays
 from lepton_automl.data.layouts.named_arrays import MemoryArrays, converted
 from lepton_automl.data.layouts.part_names import parts_named
 from lepton_automl.data.pictures import decode
@@ -272,7 +272,7 @@ def _item(data: str, key: str, dataset: Any, place: int) -> tuple[Array, object]
     if isinstance(item, Mapping):
         found: dict[str, list[str]] = {"x": [], "y": []}
         for field in item:
-            what = named_arrays.meaning(str(field))
+            what = array_keys.meaning(str(field))
             found.get(what, []).append(field)
         if any(len(fields) != 1 for fields in found.values()):
             shown = ", ".join(map(repr, list(item)[:12]))
