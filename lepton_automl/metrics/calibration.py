@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
 LEAST, MOST = 0.1, 10.0
 """Range of temperatures."""
+_PRECISION = 1e-4
+"""Of the inverse of the temperature, relative."""
 _BINS = 15
 _TINY = 1e-12
+_ROWS = 256
+"""Samples at a time: with thousands of classes their probabilities take more than a cache."""
 
 
 def tempered(probabilities: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
@@ -66,21 +68,31 @@ def best_temperature(
     weights : float array (N,), optional
         Of the samples.
     """
-    from scipy.optimize import minimize_scalar  # Slow to import; workers do without.
+    from scipy.optimize import brentq  # Slow to import; workers do without.
 
-    classes, doubt = probabilities.shape[1], 1 / (len(labels) + 2)
+    count, classes = probabilities.shape
+    logits = np.log(np.maximum(probabilities, _TINY))
+    logits -= logits.max(1, keepdims=True)
+    doubt = 1 / (count + 2)
+    right = logits[np.arange(count), labels]
+    wrong = (logits.sum(1) - right) / max(1, classes - 1)
+    wanted = (1 - doubt) * right + doubt * wrong
 
-    def loss(logarithm: float) -> float:
-        answers = tempered(probabilities, math.exp(logarithm))
-        wrong = -np.log(np.maximum(answers, _TINY)).sum(1)
-        wrong += np.log(np.maximum(answers[np.arange(len(labels)), labels], _TINY))
-        mean_wrong = float(np.average(wrong, weights=weights)) / max(1, classes - 1)
-        right = negative_log_likelihood(answers, labels, weights)
-        return float((1 - doubt) * right + doubt * mean_wrong)
+    def slope(inverse: float) -> float:
+        """Derivative of the loss by the inverse of the temperature, in which it is convex."""
+        expected = np.empty(count)
+        for first in range(0, count, _ROWS):
+            part = logits[first : first + _ROWS]
+            powers = np.exp(inverse * part)
+            expected[first : first + _ROWS] = np.einsum("nc,nc->n", powers, part) / powers.sum(1)
+        return float(np.average(expected - wanted, weights=weights))
 
-    # The loss is convex in the inverse of the temperature, so there is one minimum.
-    found = minimize_scalar(loss, bounds=(math.log(LEAST), math.log(MOST)), method="bounded")
-    return math.exp(found.x)
+    low, high = 1 / MOST, 1 / LEAST
+    if slope(low) >= 0:
+        return MOST
+    if slope(high) <= 0:
+        return LEAST
+    return float(1 / brentq(slope, low, high, rtol=_PRECISION))
 
 
 def expected_calibration_error(greatest: NDArray[np.floating], correct: NDArray[np.bool_]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.special
 from sklearn.metrics import log_loss
 
 from lepton_automl.metrics.calibration import (
@@ -40,6 +41,26 @@ def test_weights_count_like_repeated_samples():
     times = rng.integers(1, 4, len(labels))
     repeated = best_temperature(np.repeat(answers, times, 0), np.repeat(labels, times))
     assert best_temperature(answers, labels, times) == pytest.approx(repeated, rel=0.02)
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.4, 1.0, 4.0, 100.0])
+@pytest.mark.parametrize("classes", [2, 30])
+def test_no_other_temperature_has_less_loss(temperature, classes):
+    """By a scan; 700 samples are more than are taken at a time."""
+    answers, labels = drawn(temperature, count=700, classes=classes)
+    weights = np.random.default_rng(2).random(700)
+    doubt, logits = 1 / 702, np.log(np.maximum(answers, 1e-12).astype(np.float64))
+    share = np.full_like(logits, doubt / (classes - 1))
+    share[np.arange(700), labels] = 1 - doubt
+
+    def loss(value):
+        losses = -(share * scipy.special.log_softmax(logits / value, 1)).sum(1)
+        return np.average(losses, weights=weights)
+
+    found = best_temperature(answers, labels, weights)
+    scanned = [loss(value) for value in np.geomspace(0.1, 10, 2001)]
+    assert 0.1 <= found <= 10
+    assert loss(found) <= min(scanned) + 1e-7
 
 
 @pytest.mark.parametrize("count", [100, 1000])
