@@ -23,7 +23,12 @@ from lepton_automl.data.audit.full_audit import (
     make_thumbnails,
     unreadable_text,
 )
-from lepton_automl.data.audit.label_suspects import LabelSuspects, Suspect, find_label_suspects
+from lepton_automl.data.audit.label_suspects import (
+    FOLDS,
+    LabelSuspects,
+    Suspect,
+    find_label_suspects,
+)
 from lepton_automl.data.dataset import Dataset, Part
 from lepton_automl.errors import DataError
 from lepton_automl.metrics.resolution import Resolution, resolution
@@ -101,6 +106,16 @@ class DataReport:
     def suspects_text(self) -> str:
         """How many labels are doubtful, and by which evidence."""
         found = self.suspects
+        if not found.judged:
+            return (
+                f"not looked for: fewer than two classes have {FOLDS} samples that belong to "
+                "different groups, so that others of the class can be compared"
+            )
+        if found.is_near_chance:
+            return (
+                f"not known: a quick classifier names the label of {found.accuracy:.1%} of "
+                f"{found.judged:,} samples that it was not trained on, hardly more than by guessing"
+            )
         if not found.suspects:
             return (
                 f"none of {found.judged:,}, by the answers of a quick classifier to samples that "

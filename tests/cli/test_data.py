@@ -35,6 +35,13 @@ def test_clean_data_are_reported_with_exit_0(lepton, tmp_path):
     text = lepton("data", "a.npz", "--quiet")
     assert "no findings" in text.out
     assert "cannot hold" in text.out
+    assert "doubtful labels: not known" in text.out
+
+
+def test_that_no_label_could_be_doubted_is_said(lepton, tmp_path):
+    write_npz(tmp_path / "a.npz", x=random_pictures(40, (8, 8, 1)), y=np.arange(40) % 10)
+    text = lepton("data", "a.npz", "--quiet")
+    assert "doubtful labels: not looked for: fewer than two classes have 5" in text.out
 
 
 def test_unreadable_files_end_with_3_after_the_whole_report(lepton, faulty):

@@ -107,7 +107,9 @@ def test_swapped_labels_are_named_first_and_copies_do_not_vouch_for_each_other(t
 def test_labels_without_any_relation_to_pictures_are_not_judged(tmp_path):
     path = write_npz(tmp_path / "a.npz", x=random_pictures(300, (8, 8, 1)), y=np.arange(300) % 3)
     dataset = open_dataset(path)
-    assert find_label_suspects(dataset, make_thumbnails(dataset)).suspects == ()
+    found = find_label_suspects(dataset, make_thumbnails(dataset))
+    assert found.suspects == ()
+    assert found.is_near_chance
 
 
 def test_swapped_labels_of_signals_are_named_though_moments_and_spectra_are_alike(tmp_path):

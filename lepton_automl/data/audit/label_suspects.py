@@ -32,7 +32,7 @@ from lepton_automl.metrics.intervals import is_near_chance
 
 MAX_NAMED = 0.04
 """Share of the samples that are named at most."""
-_FOLDS = 5
+FOLDS = 5
 _PATCHES = 200
 """Random patches whose responses, of either sign, are features."""
 _PATCH_SIDE = 6
@@ -94,6 +94,8 @@ class LabelSuspects:
     """Samples of classes of at least as many groups as folds; others are not judged."""
     accuracy: float
     """Of the out-of-fold answers against the labels, 0 to 1."""
+    is_near_chance: bool = False
+    """Whether the classifier hardly knows more than chance, so that it can name no label."""
 
 
 def find_label_suspects(dataset: Dataset, thumbs: Thumbnails, seed: int = 0) -> LabelSuspects:
@@ -123,7 +125,7 @@ def find_label_suspects(dataset: Dataset, thumbs: Thumbnails, seed: int = 0) -> 
     probabilities = _probabilities(out_of_fold(features, labels, folds, damping), labels)
     accuracy = float((probabilities.argmax(1) == labels).mean())
     if is_near_chance(accuracy, len(classes)):
-        return LabelSuspects((), 0, len(judged), accuracy)
+        return LabelSuspects((), 0, len(judged), accuracy, is_near_chance=True)
     order, margins, estimated = rank(probabilities, labels)
     named = order[: min(estimated, int(MAX_NAMED * len(judged)))]
     suspects = tuple(
@@ -186,7 +188,7 @@ def assign_folds(
     shuffled = np.random.default_rng(seed).permutation(len(first))
     order = shuffled[np.argsort(labels[first][shuffled], kind="stable")]
     fold = np.empty(len(first), np.int64)
-    fold[order] = np.arange(len(first)) % _FOLDS
+    fold[order] = np.arange(len(first)) % FOLDS
     return fold[member]
 
 
@@ -211,7 +213,7 @@ def out_of_fold(
     targets = np.eye(classes, dtype=np.float32)
     is_dual = count <= features.shape[1]
     solve = _in_space_of_samples if is_dual else _in_space_of_features
-    rows = [np.flatnonzero(folds == n) for n in range(_FOLDS)]
+    rows = [np.flatnonzero(folds == n) for n in range(FOLDS)]
     return solve(features, targets[labels], rows, damping)
 
 
@@ -287,7 +289,7 @@ def _judgeable(labels: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[
     """Samples of classes with a group for each fold, so that others of the class can vouch."""
     pairs = np.unique(np.stack([labels, groups], 1), axis=0)
     counts = np.bincount(pairs[:, 0], minlength=int(labels.max()) + 1)
-    return np.flatnonzero(counts[labels] >= _FOLDS)
+    return np.flatnonzero(counts[labels] >= FOLDS)
 
 
 def _groups(dataset: Dataset, keys: Sequence[SampleKey]) -> NDArray[np.int64]:
