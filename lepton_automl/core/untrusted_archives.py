@@ -177,7 +177,7 @@ def list_tar(path: Path, *, fix: str) -> list[Member]:
     ):
         start = file.read(6)
         if start[:2] == b"\x1f\x8b" or start[:3] == b"BZh" or start == b"\xfd7zXZ\x00":
-            raise ValueError("it is packed, and single members of it cannot be read; unpack it")
+            raise ValueError("it is compressed, and single members of it cannot be read")
         size = file.seek(0, 2)
         file.seek(0)
         found: list[Member] = []

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from lepton_automl.core import large_arrays, plugins
 from lepton_automl.core.decisions import Decision
-from lepton_automl.data.pictures.decode import Pictures
+from lepton_automl.data.audio_files import SUFFIXES as AUDIO_SUFFIXES
+from lepton_automl.data.pictures.decode import OTHER_SUFFIXES, Pictures
+from lepton_automl.data.pictures.decode import SUFFIXES as PICTURE_SUFFIXES
 from lepton_automl.data.pictures.pixel_scale import (
     EIGHT_BIT,
     PixelScale,
@@ -177,14 +179,35 @@ def _source(data: str) -> type[Source]:
             f"{data} {what}: it is compressed",
             fix="unpack it, such as `gunzip` a .gz file, and give what was in it",
         )
+    if Path(data).is_file() and (kind := _single_file(Path(data).suffix.lower())):
+        raise DataError(f"{data} {what}: it is {kind[0]}", fix=kind[1])
     near = difflib.get_close_matches(data, names, n=1)
+    there = "" if Path(data).exists() else "check the path: "
     raise DataError(
         f"{data} {what}",
-        fix=(f"did you mean {near[0]!r}? " if near else "")
+        fix=(f"did you mean {near[0]!r}? " if near else there)
         + "give a folder with one sub-folder of pictures per class, a table (.csv) of paths and "
         "labels, an .npz file, MODULE:ATTRIBUTE of a data set in Python, or digits (known sources: "
         f"{', '.join(names)})",
     )
+
+
+def _single_file(suffix: str) -> tuple[str, str] | None:
+    """What a file of a suffix is that holds no data set, and the way out; None if unknown."""
+    if suffix in PICTURE_SUFFIXES | OTHER_SUFFIXES | AUDIO_SUFFIXES:
+        one = "recording" if suffix in AUDIO_SUFFIXES else "picture"
+        return (
+            f"a single {one}",
+            f"give a folder with one sub-folder of {one}s per class; `lepton predict RUN "
+            f"{one.upper()}` classifies single ones",
+        )
+    if suffix == ".json":
+        return (
+            "one JSON document",
+            "write a table with one JSON object a line (.jsonl), such as "
+            '{"path": "a/1.png", "label": "a"}, or a .csv table of paths and labels',
+        )
+    return None
 
 
 _OF_DATA_ONLY = frozenset({"parts", "dataset"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from lepton_automl.core import large_arrays
 from lepton_automl.core.decisions import Decision
+from lepton_automl.core.units import first_few
 from lepton_automl.data.audio import AudioWindows
 from lepton_automl.data.audio_files import Audio
 from lepton_automl.data.pictures.decode import Pictures
 from lepton_automl.data.pictures.pixel_scale import PixelScale, RawArray
 from lepton_automl.data.signals import MAX_CHANNELS, Signals
 from lepton_automl.errors import DataError
+from lepton_automl.text import printable
 
 PARTS = ("train", "validation", "test")
 _COLUMNS = ("pictures", "ids", "parts", "groups", "recordings", "spans")
@@ -190,6 +192,32 @@ def _wrong(what: str) -> DataError:
         f"or one a sample, signals float32 (N, length, 1 to {MAX_CHANNELS}), audio int16 (N, "
         "window)",
     )
+
+
+def used_classes(
+    names: Sequence[str], labels: NDArray[np.int64]
+) -> tuple[tuple[str, ...], NDArray[np.int64], tuple[str, ...]]:
+    """Names of the classes that have samples, labels as indices into them, and a note of the rest.
+
+    A list of names may be that of a larger data set, of which these are some classes.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of all classes.
+    labels : ndarray
+        int (N,): indices into `names`.
+    """
+    used, places = np.unique(labels, return_inverse=True)
+    if len(used) in (0, len(names)):
+        return tuple(names), labels, ()
+    kept = set(used.tolist())
+    unused = [printable(name) for n, name in enumerate(names) if n not in kept]
+    note = (
+        f"{len(unused)} of {len(names)} classes in the list of names have no sample and are left "
+        f"out: {first_few(unused)}"
+    )
+    return tuple(names[n] for n in used), places.astype(np.int64), (note,)
 
 
 def select(pictures: Pictures, places: NDArray[np.int64]) -> Pictures:

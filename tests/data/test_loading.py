@@ -59,6 +59,25 @@ def test_a_compressed_file_is_to_be_unpacked(tmp_path):
     assert "gunzip" in caught.value.fix
 
 
+@pytest.mark.parametrize(
+    ("name", "what", "fix"),
+    [
+        ("a.PNG", "it is a single picture", "lepton predict RUN PICTURE"),
+        ("a.dcm", "it is a single picture", "one sub-folder of pictures per class"),
+        ("a.wav", "it is a single recording", "one sub-folder of recordings per class"),
+        ("coco.json", "it is one JSON document", ".jsonl"),
+    ],
+)
+def test_a_single_file_that_holds_no_data_set_is_named_for_what_it_is(tmp_path, name, what, fix):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=what) as caught:
+        open_dataset(str(tmp_path / name))
+    assert fix in caught.value.fix
+    with pytest.raises(DataError, match="does not exist") as caught:
+        open_dataset(str(tmp_path / f"x{name}"))
+    assert caught.value.fix.startswith("check the path")
+
+
 def test_of_test_data_with_a_test_part_only_that_is_taken(tmp_path):
     x, y = random_pictures(20, (4, 4, 1)), np.arange(20) % 2
     data = write_npz(tmp_path / "a.npz", x=x, y=y)

@@ -160,6 +160,14 @@ def test_folders_without_pictures_say_what_is_there(tmp_path):
     assert ".ts files" in caught.value.fix
 
 
+def test_a_data_set_that_hugging_face_saved_has_a_way_out(tmp_path):
+    for name in ("data-00000-of-00001.arrow", "dataset_info.json", "state.json"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"none of them a picture") as caught:
+        ImageFolder().read(str(tmp_path))
+    assert "datasets.load_from_disk(FOLDER)" in caught.value.fix
+
+
 def test_an_empty_class_folder_is_a_class_without_pictures(tmp_path):
     write_folder(tmp_path, {"a": 1, "b": 1})
     (tmp_path / "c").mkdir()

@@ -247,6 +247,19 @@ def test_keys_that_do_not_fit_are_named(read, arrays, message):
         read(**arrays)
 
 
+def test_names_of_classes_without_samples_are_left_out_with_a_note(read):
+    samples = read(x=X, y=np.where(Y, 2, 0), class_names=np.array(["a", "b", "c"]))
+    assert samples.class_names == ("a", "c")
+    assert samples.labels.tolist() == (Y != 0).astype(int).tolist()
+    assert any("1 of 3 classes" in note and note.endswith("out: b") for note in samples.notes)
+
+
+def test_arrays_of_other_names_can_be_stated_and_the_error_says_how(read):
+    with pytest.raises(DataError, match="there is none") as caught:
+        read(faces=X, who=Y)
+    assert "--columns x=faces,y=who" in caught.value.fix
+
+
 def test_keys_of_other_things_are_passed_over(read):
     assert len(read(x=X, y=Y, origin=np.array("camera"), year=np.array(2020))) == 6
     assert len(read(x=X, y=Y, data=X[:2], labels=Y[:1], objects=np.array([{}]))) == 6

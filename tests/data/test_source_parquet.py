@@ -186,3 +186,35 @@ def test_the_package_is_named_where_it_is_missing(tmp_path, monkeypatch):
     with pytest.raises(MachineError, match="pyarrow") as caught:
         open_dataset(tmp_path / "x.parquet")
     assert "lepton-automl[parquet]" in caught.value.fix
+
+
+def test_a_column_of_sound_is_named_as_one(tmp_path):
+    files = [{"bytes": b"RIFF", "path": "1.wav"}] * 4
+    described = {"info": {"features": {"audio": {"_type": "Audio"}}}}
+    made = table({"audio": files, "label": [0, 1, 0, 1]})
+    made = made.replace_schema_metadata({"huggingface": json.dumps(described)})
+    path = save(tmp_path / "x.parquet", made)
+    for columns in (None, "image=audio,label=label"):
+        with pytest.raises(DataError, match="the column 'audio' holds sound") as caught:
+            open_dataset(path, columns=columns)
+        assert "give the folder" in caught.value.fix
+
+
+def test_paths_without_bytes_are_named_as_such(tmp_path):
+    pa = needs_pyarrow()
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    files = pa.array([{"bytes": None, "path": f"{n}.png"} for n in range(24)], kind)
+    path = save(tmp_path / "x.parquet", table({"image": files, "label": Y}))
+    with pytest.raises(DataError, match="no row of the column 'image' has the bytes") as caught:
+        open_dataset(path)
+    assert "embed_table_storage" in caught.value.fix
+
+
+def test_classes_of_a_larger_set_that_have_no_sample_are_left_out_with_a_note(tmp_path):
+    path = write(tmp_path / "x.parquet", X, np.where(Y, 3, 1), ["ant", "bee", "cat", "dog", "eel"])
+    samples = Parquet().read(path)
+    assert samples.class_names == ("bee", "dog")
+    rows = [int(name.rpartition("/")[2][:6]) for name in samples.ids]
+    assert samples.labels.tolist() == Y[rows].tolist()
+    note = "3 of 5 classes in the list of names have no sample and are left out: ant, cat, eel"
+    assert note in samples.notes

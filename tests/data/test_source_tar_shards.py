@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -73,6 +74,38 @@ def test_fields_of_json_are_label_and_attributes(tmp_path):
     assert samples.attributes["year"] == ("2020", "2022", "2021", "2023")
 
 
+def test_a_label_may_have_a_name_before_its_suffix(tmp_path):
+    files = {}
+    for n in range(4):
+        files |= {f"{n}.input.png": png(X[n]), f"{n}.target.cls": b"ab"[n % 2 : n % 2 + 1]}
+    samples = TarShards().read(write(tmp_path / "a.tar", files))
+    assert [samples.class_names[label] for label in samples.labels] == ["a", "a", "b", "b"]
+    assert samples.ids == ("0.input.png", "2.input.png", "1.input.png", "3.input.png")
+
+
+def test_two_labels_of_a_sample_are_not_chosen_between(tmp_path):
+    files = {"0.png": png(X[0]), "0.a.cls": b"1", "0.b.cls": b"2"}
+    with pytest.raises(DataError, match=r"no sample has a label; .* \.a\.cls, \.b\.cls, \.png"):
+        TarShards().read(write(tmp_path / "a.tar", files))
+
+
+def way_out(path):
+    with pytest.raises(DataError) as caught:
+        TarShards().read(path)
+    return caught.value.fix
+
+
+def test_what_archives_hold_instead_has_a_way_out(tmp_path):
+    pickled = {"0.png": png(X[0]), "0.cls.pyd": b"x"}
+    assert "can run code" in way_out(write(tmp_path / "pickled.tar", pickled))
+    folders = {f"{name}/{n}.png": png(X[n]) for n, name in enumerate("ab")}
+    assert "unpack it with `tar -xf`" in way_out(write(tmp_path / "folders.tar", folders))
+    sound = {"0.wav": b"RIFF", "0.cls": b"1"}
+    assert "one sub-folder per class" in way_out(write(tmp_path / "sound.tar", sound))
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(b"x" * 600))
+    assert "unpack it with `tar -xf`" in way_out(str(tmp_path / "a.tar.gz"))
+
+
 def as_kind(kind):
     def change(entry):
         entry.type, entry.linkname = kind, "/etc/passwd"
@@ -126,7 +159,7 @@ def test_sizes_beyond_the_end_and_below_zero_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "empty"), (b"x" * 512, "tar archive"), (b"\x1f\x8b" + bytes(600), "it is packed")],
+    [(b"", "empty"), (b"x" * 512, "tar archive"), (b"\x1f\x8b" + bytes(600), "it is compressed")],
 )
 def test_what_is_no_plain_archive_is_refused(tmp_path, content, message):
     (tmp_path / "a.tar").write_bytes(content)

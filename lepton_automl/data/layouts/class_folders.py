@@ -419,4 +419,10 @@ def _empty(
         fix = (
             f"of the UCR and UEA archive give the .ts files, ARFF is not read; for pictures, {fix}"
         )
+    if any(file.suffix.lower() == ".arrow" for file in others):
+        fix = (
+            "where Hugging Face's `save_to_disk` wrote them: a file my_data.py with "
+            "`data = datasets.load_from_disk(FOLDER)`, and give my_data:data; "
+            f"for pictures, {fix}"
+        )
     return DataError(f"{root} holds {what}", fix=fix)

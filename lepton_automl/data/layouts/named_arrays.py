@@ -28,7 +28,7 @@ from lepton_automl.data.layouts.array_keys import (
 )
 from lepton_automl.data.pictures import pixel_scale
 from lepton_automl.data.pictures.pixel_scale import RawArray
-from lepton_automl.data.samples import RawSamples, Samples
+from lepton_automl.data.samples import RawSamples, Samples, used_classes
 from lepton_automl.data.signals import (
     MAX_CHANNELS,
     Layout,
@@ -118,6 +118,7 @@ def read_raw(
         decisions += _axis_decision(data, shapes, channel_axis)
     names = [keys["y", part] for part in parts]
     class_names, labels = _classes(data, names, ys, arrays.class_names)
+    class_names, labels, unused = used_classes(class_names, labels)
     counts = [len(x.values) for x in xs]
     groups = _groups(data, parts, counts, arrays.groups, keys)
     build = functools.partial(
@@ -128,7 +129,7 @@ def read_raw(
         parts=np.repeat(np.array([x.part for x in xs], "<U10"), counts),
         groups=groups,
         decisions=decisions,
-        notes=(*notes, *_unlabelled_notes(data, archive, keys)),
+        notes=(*notes, *unused, *_unlabelled_notes(data, archive, keys)),
         value_type=type_of_signals(x.values for x in xs),
     )
     if layout is None:

@@ -15,7 +15,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.data.layouts.one_hot import one_hot_columns, one_hot_text, with_one_label
 from lepton_automl.data.layouts.part_names import parts_named
 from lepton_automl.data.pictures.decode import SUFFIXES, Picture
-from lepton_automl.data.samples import Samples
+from lepton_automl.data.samples import Samples, used_classes
 from lepton_automl.data.signal_files import SUFFIXES as RECORDING_SUFFIXES
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.text import printable
@@ -319,8 +319,10 @@ def _paths_by_values(table: Table, free: Sequence[str]) -> str:
         )
     raise DataError(
         f"{table.name}: no column names picture files, the columns are {names}{more}",
-        fix="state which: --columns path=COLUMN,label=COLUMN; a table begins with a line of names, "
-        "such as path,label",
+        fix="state which: --columns path=COLUMN,label=COLUMN (a table begins with a line of names, "
+        "such as path,label); where rows are values of sensors over time: --columns "
+        "recording=COLUMN (or time=COLUMN, channels=A+B), with label=COLUMN; for tables without "
+        "pictures, signals or sound use scikit-learn or AutoGluon",
     )
 
 
@@ -491,7 +493,8 @@ def make_samples(
     decisions, notes
         Further ones.
     """
-    labels, names = _classes(table, roles, rows, class_names)
+    numbers, found = _classes(table, roles, rows, class_names)
+    names, labels, unused = used_classes(found, np.array(numbers, np.int64))
     order = sorted(range(len(ids)), key=lambda n: (labels[n], folder_order(ids[n])))
     places = [int(rows.kept[n]) for n in order]
     groups = None
@@ -502,8 +505,8 @@ def make_samples(
             groups = np.unique(keys, return_inverse=True)[1].astype(np.int64)
     return Samples(
         pictures=tuple(pictures[n] for n in order),
-        labels=np.array([labels[n] for n in order], np.int64),
-        class_names=tuple(names),
+        labels=labels[order],
+        class_names=names,
         ids=tuple(ids[n] for n in order),
         parts=rows.parts[order] if roles.split else None,
         groups=groups,
@@ -511,7 +514,7 @@ def make_samples(
             name: tuple(column[row] for row in places)
             for name, column in table.other_columns(roles).items()
         },
-        notes=(*notes, *rows.notes),
+        notes=(*notes, *unused, *rows.notes),
         decisions=(*decisions, *rows.decisions),
     )
 

@@ -272,6 +272,15 @@ def _picture_column(data: str, shards: Sequence[_Shard], stated: str) -> str:
                 f"{shards[0].path} and {shard.path} have different columns", fix="give one data set"
             )
     found = {name: kind for name, kind in kinds.items() if kind in ("picture", "array")}
+    features = shards[0].features
+    sound = [name for name in found if _is_sound(features.get(name))]
+    if stated in sound or (sound and len(sound) == len(found)):
+        raise DataError(
+            f"{data}: the column {stated or sound[0]!r} holds sound, which is read from files only",
+            fix="write the `bytes` of each row into a file, such as FOLDER/LABEL/0001.wav, and "
+            "give the folder",
+        )
+    found = {name: kind for name, kind in found.items() if name not in sound}
     if stated:
         if stated not in found:
             raise ConfigError(
@@ -292,6 +301,11 @@ def _picture_column(data: str, shards: Sequence[_Shard], stated: str) -> str:
             else "give a table with a column of picture files (bytes) or of arrays of numbers",
         )
     return pictures[0]
+
+
+def _is_sound(feature: object) -> bool:
+    """Whether Hugging Face describes a column as one of recordings of sound."""
+    return isinstance(feature, dict) and feature.get("_type") == "Audio"
 
 
 @dataclass
@@ -321,6 +335,14 @@ def _read(data: str, shards: Sequence[_Shard], column: str) -> _Content:
         splits += [_split_name(Path(data), shard.path)] * (len(found.places) - first)
     if not found.places:
         raise DataError(f"{data} holds no rows", fix="give a table of labelled pictures")
+    if found.pictures and not any(picture.size for picture in found.pictures):
+        raise DataError(
+            f"{data}: no row of the column {column!r} has the bytes of a picture; it may have the "
+            "paths of files that lie elsewhere",
+            fix="write the table again with the files in it, in datasets: data.with_format('arrow')"
+            ".map(datasets.table.embed_table_storage, batched=True); or write a table (.csv) of "
+            "paths and labels",
+        )
     if len({block.shape[1:] for block in found.blocks}) > 1:
         raise DataError(f"{data}: arrays of {column!r} have several shapes", fix="give one shape")
     for name in [n for n, values in found.texts.items() if max(map(len, values)) > _LONGEST]:

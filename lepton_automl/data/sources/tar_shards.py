@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from lepton_automl.core import untrusted_archives, untrusted_files
 from lepton_automl.core.untrusted_archives import Member
+from lepton_automl.data.audio_files import SUFFIXES as AUDIO_SUFFIXES
 from lepton_automl.data.layouts.folder_kinds import folder_kind
 from lepton_automl.data.layouts.part_names import parts_named
 from lepton_automl.data.layouts.tables import (
@@ -27,13 +28,23 @@ _MAX_TEXT = 64 << 10
 """Bytes of a label or of a JSON document."""
 _MAX_FIELDS = 256
 _FIX = "name the members KEY.jpg and KEY.cls, or KEY.json with a label, in plain .tar files"
+_FIX_FOLDERS = "where its folders are the classes, unpack it with `tar -xf` and give the folder"
+_FIX_GZ = (
+    "of an archive of class folders: unpack it with `tar -xf` and give the folder; of a shard with "
+    "KEY.jpg and KEY.cls: `gunzip` it and give the .tar file"
+)
+_FIX_SOUND = (
+    "sound is read from files: unpack the archive, and give a folder with one sub-folder per "
+    "class, or a table (.csv) of paths and labels"
+)
 
 
 class TarShards(Source):
     """A `.tar` file, or a folder of them; members of one key are a sample.
 
-    The label is the text in `KEY.cls`, or a field of `KEY.json`, whose other fields become
-    attributes. Shards are parts by their names where these say so: `train-000.tar`, `val-000.tar`.
+    The label is the text in `KEY.cls` (also `KEY.NAME.cls`, where there is one), or a field of
+    `KEY.json`, whose other fields become attributes. Shards are parts by their names where these
+    say so: `train-000.tar`, `val-000.tar`.
 
     Parameters
     ----------
@@ -76,11 +87,7 @@ class TarShards(Source):
         if not rows:
             raise DataError(f"{data} holds no samples", fix=_FIX)
         columns = dict.fromkeys(name for row in rows for name in row)
-        if len(columns) > _MAX_FIELDS:
-            raise DataError(
-                f"{data} has {len(columns)} different fields, at most {_MAX_FIELDS} are read",
-                fix=_FIX,
-            )
+        _check_columns(data, shards[0], columns)
         table = Table(data, {c: [row.get(c, "") for row in rows] for c in columns}, names)
         stated = self._columns
         if _LABEL in columns and "label" not in (stated or {}):
@@ -100,7 +107,8 @@ class TarShards(Source):
 def _samples(shard: Path) -> dict[str, dict[str, Member]]:
     """Key -> suffix -> member; a key is a path up to the first dot of its file name."""
     found: dict[str, dict[str, Member]] = {}
-    for member in untrusted_archives.list_tar(shard, fix=_FIX):
+    is_compressed = shard.suffix.lower() != ".tar"
+    for member in untrusted_archives.list_tar(shard, fix=_FIX_GZ if is_compressed else _FIX):
         folder, slash, file = member.name.rpartition("/")
         key, dot, suffix = file.partition(".")
         if not key or not dot:  # Hidden files, and files without a suffix.
@@ -111,16 +119,41 @@ def _samples(shard: Path) -> dict[str, dict[str, Member]]:
     return found
 
 
+def _check_columns(data: str, shard: Path, columns: Collection[str]) -> None:
+    if len(columns) > _MAX_FIELDS:
+        raise DataError(
+            f"{data} has {len(columns)} different fields, at most {_MAX_FIELDS} are read",
+            fix=_FIX,
+        )
+    if not set(columns) - {"split"}:
+        key, members = next(iter(_samples(shard).items()))
+        raise DataError(
+            f"{shard}: no sample has a label; the members of {key} end in {_endings(members)}",
+            fix=f"{_FIX}; a pickled label (.pyd, .pkl) is not read, since that can run code"
+            + (f"; {_FIX_FOLDERS}" if "/" in key else ""),
+        )
+
+
+def _endings(members: Mapping[str, Member]) -> str:
+    return ", ".join(f".{suffix}" for suffix in sorted(members))[:200]
+
+
 def _sample(shard: Path, key: str, members: Mapping[str, Member]) -> tuple[Member, dict[str, str]]:
     """The picture of a sample, and its texts by name."""
     pictures = [m for suffix, m in members.items() if f".{suffix.rpartition('.')[2]}" in SUFFIXES]
     if len(pictures) != 1:
+        fix = f"{_FIX}; {_FIX_FOLDERS}" if "/" in key else _FIX
+        if any(f".{suffix.rpartition('.')[2]}" in AUDIO_SUFFIXES for suffix in members):
+            fix = _FIX_SOUND
         raise DataError(
-            f"{shard}: the sample {key} has {len(pictures)} pictures among "
-            f"{', '.join(sorted(members))[:200]}; the rule is one",
-            fix=_FIX,
+            f"{shard}: the sample {key} has {len(pictures)} pictures among its members "
+            f"{_endings(members)}; the rule is one",
+            fix=fix,
         )
     row: dict[str, str] = {}
+    named = [suffix for suffix in members if suffix.endswith(f".{_LABEL}")]
+    if _LABEL not in members and len(named) == 1:
+        members = {**members, _LABEL: members[named[0]]}
     if "json" in members:
         content = members["json"].read(max_bytes=_MAX_TEXT, fix=_FIX)
         document = untrusted_files.parse_json(content, str(members["json"]), fix=_FIX, top=dict)
