@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lepton_automl.cost.cost import static_cost
 from lepton_automl.errors import SpaceError
 from lepton_automl.models.graph import Linear
+from lepton_automl.models.network import Network
 from lepton_automl.search.space import loader
 from lepton_automl.search.space.draw import RandomTrial
 
@@ -31,6 +34,21 @@ def test_a_known_net_is_small_enough_for_keyword_spotting():
         assert cost.size_bytes < 100_000
         fit.append(parameters <= 15_000 and cost.macs <= 1_500_000)
     assert fit[0]  # The one that is always tried.
+
+
+def test_random_nets_are_as_small_too_and_are_counted_as_torch_counts_them():
+    space = loader.load("audio")
+    inside = 0
+    for seed in range(60):
+        arch = space.example_arch(RandomTrial(seed))
+        net = Network(arch.graph, folded=True).eval()
+        height, width, channels = arch.input
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            net(torch.zeros(1, channels, height, width))
+        assert 2 * arch.graph.macs == counter.get_total_flops()
+        parameters = sum(each.numel() for each in net.parameters())
+        inside += parameters <= 15_000 and arch.graph.macs <= 1_500_000
+    assert inside >= 2
 
 
 @pytest.mark.parametrize(
