@@ -223,7 +223,7 @@ READS_ITSELF = {
     "core/memory.py": "files of the kernel in /proc and /sys",
     "core/large_arrays.py": "a deleted file that it has made itself",
     "data/checking.py": "answers of a child process, and tables whose digest is checked",
-    "data/pictures/decode.py": "pictures that core/untrusted_files has opened",
+    "data/pictures/picture_files.py": "pictures that core/untrusted_files has opened",
     "data/decode_pool.py": "requests and answers of a child process; the file of pixels, to write",
     "data/known_pictures.py": "tables whose digest is checked",
     "data/pixel_cache.py": "arrays whose digest is checked",

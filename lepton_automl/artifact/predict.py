@@ -6,9 +6,8 @@ manifest seals it.
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -17,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.artifact import manifest
+from lepton_automl.artifact.chosen_files import chosen_files
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.sealed_model import Seal, ShippedModel, locate_model
 from lepton_automl.core import untrusted_files
 from lepton_automl.data import audio_files, signal_files
-from lepton_automl.data.pictures import array_files, decode
+from lepton_automl.data.pictures import array_files, decode, picture_files
 from lepton_automl.data.pictures.framing import Framing, framing_in
 from lepton_automl.data.pictures.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
 from lepton_automl.data.pictures.pixel_scale import parse as parse_scale
@@ -209,7 +209,7 @@ class Classifier:
         DataError
             If there are none, or one cannot be read and nothing receives its error.
         """
-        return self._answer(_found(files, self._suffixes), {})
+        return self._answer(chosen_files(files, self._suffixes), {})
 
     def classify_arrays(self, samples: Sequence[NDArray[Any]] | NDArray[Any]) -> list[Prediction]:
         """Predictions of samples in memory, such as the frames of a camera, in order.
@@ -557,7 +557,7 @@ def _threshold(session: UntrustedSession, model: Path) -> float:
 def _suffixes(channels: int) -> frozenset[str]:
     """Of the files that a net for pictures reads."""
     arrays = frozenset({array_files.SUFFIX})
-    return arrays | decode.SUFFIXES if channels in (1, 3, 4) else arrays
+    return arrays | picture_files.SUFFIXES if channels in (1, 3, 4) else arrays
 
 
 def _recorded_scale(
@@ -644,76 +644,3 @@ def _front_end(session: UntrustedSession, model: Path) -> LogMel:
             fix=_FIX,
         )
     return front_end
-
-
-def _named(files: Iterable[Path]) -> str:
-    """The first of what was given; empty if nothing was."""
-    first = next(iter(files), None)
-    return "" if first is None else f" in {first}"
-
-
-def _found(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
-    """The files; folders and patterns replaced by the files in them, of one of the suffixes.
-
-    Pictures of kinds that are not read are among them, to be named, unless they are there in
-    another kind too.
-    """
-    others = decode.OTHER_SUFFIXES if suffixes >= decode.SUFFIXES else frozenset[str]()
-
-    wanted = suffixes | others
-
-    def chosen(kept: list[Path]) -> list[Path]:
-        unread = {path for path in kept if path.suffix.lower() in others} if others else None
-        if not unread:
-            return kept
-        known = {path.with_suffix("") for path in kept if path not in unread}
-        return [path for path in kept if path not in unread or path.with_suffix("") not in known]
-
-    paths: list[Path] = []
-    for given in files:
-        if not given.exists() and glob.has_magic(str(given)):
-            matching = sorted(map(Path, glob.glob(str(given), recursive=True)))  # noqa: PTH207
-            paths += chosen([path for path in matching if path.suffix.lower() in wanted])
-        elif given.is_dir():
-            paths += chosen(list(_files_in(given, wanted)))
-        else:
-            paths.append(given)
-    if not paths:
-        raise DataError(
-            f"there is no file to classify{_named(files)}; the suffixes read are "
-            f"{', '.join(sorted(suffixes))}",
-            fix="give files, or a folder with such files",
-        )
-    return paths
-
-
-def _files_in(folder: Path, suffixes: Set[str]) -> Iterator[Path]:
-    """Files of one of the suffixes in a folder and those inside it, in the order of their paths.
-
-    As `Path.rglob`, without links to folders, in a tenth of its time.
-    """
-    waiting = [iter(_entries(folder))]
-    while waiting:
-        entry = next(waiting[-1], None)
-        if entry is None:
-            waiting.pop()
-        elif entry.is_dir(follow_symlinks=False):
-            waiting.append(iter(_entries(Path(entry.path))))
-        elif entry.name[max(1, entry.name.rfind(".")) :].lower() in suffixes and _is_file(entry):
-            yield Path(entry.path)
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name; nothing where it may not be read."""
-    try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
-    except PermissionError:
-        return []
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # A loop of links.
-        return False

@@ -20,9 +20,10 @@ from lepton_automl.data.checking import CheckedPicture, CheckResult
 from lepton_automl.data.decode_pool import Reading
 from lepton_automl.data.known_pictures import KnownPictures
 from lepton_automl.data.pictures import decode
-from lepton_automl.data.pictures.decode import Picture, PictureInfo
+from lepton_automl.data.pictures.decode import PictureInfo
 from lepton_automl.data.pictures.formats import FormatTable
 from lepton_automl.data.pictures.levels import LevelTable, scale_files
+from lepton_automl.data.pictures.picture_files import Picture
 from lepton_automl.data.pictures.pixel_scale import (
     EIGHT_BIT,
     OPTION,

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.data.pictures import decode
-from lepton_automl.data.pictures.decode import REPAIR, Picture, PictureFile, PictureInfo
+from lepton_automl.data.pictures import decode, picture_files
+from lepton_automl.data.pictures.decode import PictureInfo
 from lepton_automl.data.pictures.levels import Levels
+from lepton_automl.data.pictures.picture_files import REPAIR, Picture, PictureFile
 from lepton_automl.errors import DataError
 
 THUMBNAIL = 32
@@ -68,7 +69,7 @@ def _of_file(path: PictureFile) -> CheckedPicture:
         thumb = decode.thumbnail(path, THUMBNAIL)
     if info.pixel_digest is not None:
         return CheckedPicture(info, info.pixel_digest, thumb)
-    with decode.open_picture(path) as file:
+    with picture_files.open_picture(path) as file:
         return CheckedPicture(info, hashlib.file_digest(file, "sha256").digest(), thumb)
 
 

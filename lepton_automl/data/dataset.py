@@ -23,10 +23,10 @@ from lepton_automl.data import decode_pool, pixel_cache
 from lepton_automl.data.audio_files import Audio
 from lepton_automl.data.decode_pool import Decoding, Reading, only_files
 from lepton_automl.data.pictures import decode
-from lepton_automl.data.pictures.decode import Pictures
 from lepton_automl.data.pictures.formats import FormatTable
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.data.pictures.levels import LevelTable
+from lepton_automl.data.pictures.picture_files import Pictures
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.pictures.pixel_scale import decision as pixel_scale_decision
 from lepton_automl.data.samples import PARTS, UnreadableFile, select

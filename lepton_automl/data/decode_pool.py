@@ -28,9 +28,9 @@ from lepton_automl.core.progress import Countdown
 from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.data import checking
 from lepton_automl.data.checking import CheckResult
-from lepton_automl.data.pictures import decode
-from lepton_automl.data.pictures.decode import REPAIR, Picture, PictureFile, Pictures
+from lepton_automl.data.pictures import decode, picture_files
 from lepton_automl.data.pictures.framing import Framing
+from lepton_automl.data.pictures.picture_files import REPAIR, Picture, PictureFile, Pictures
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.errors import DataError, LeptonError, MachineError
 
@@ -55,7 +55,7 @@ class Reading:
 
     processes: int = 0
     """Processes at most; 0: one a CPU core that this process may use."""
-    memory: int = decode.MEMORY
+    memory: int = picture_files.MEMORY
     """Bytes that all pictures which are decoded at the same time take together."""
     emit: Emit = silent
     """Receives progress."""
@@ -157,7 +157,7 @@ class DecodePool:
         needs more than the share of a process is left to the caller.
     """
 
-    def __init__(self, processes: int, memory: int = decode.MEMORY) -> None:
+    def __init__(self, processes: int, memory: int = picture_files.MEMORY) -> None:
         self._share = memory // processes
         self._idle: list[_Process] = []
         self._all: list[_Process] = []
@@ -370,8 +370,8 @@ def main() -> None:
     share = int(sys.argv[2])
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # What a library prints does not go among the answers.
-    decode.limit_memory(share)
-    decode.prepare()
+    picture_files.limit_memory(share)
+    picture_files.prepare()
     for line in requests:
         try:
             answer, content = _answered(json.loads(line))
@@ -392,7 +392,7 @@ def _answered(request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
         for place, picture in enumerate(request["check"]):
             try:
                 results.append(checking.check_one(_unpacked(picture)))
-            except decode.NeedsMemory:
+            except picture_files.NeedsMemory:
                 large.append(place)
         return {"large": large}, checking.pack(results)
     how = Decoding.from_json(request["how"])
@@ -400,7 +400,7 @@ def _answered(request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
     try:
         for place, picture in enumerate(request["decode"]):
             pixels[place] = how.decode(_unpacked(picture))
-    except decode.NeedsMemory:
+    except picture_files.NeedsMemory:
         return {"large": True}, b""
     handle = os.open(request["file"], os.O_WRONLY | os.O_CLOEXEC)
     try:

@@ -32,7 +32,7 @@ from lepton_automl.core.user_cache import cache_folder
 from lepton_automl.core.version import __version__
 from lepton_automl.data import checking
 from lepton_automl.data.checking import CheckedPicture, CheckResult
-from lepton_automl.data.pictures.decode import PictureFile
+from lepton_automl.data.pictures.picture_files import PictureFile
 from lepton_automl.errors import DataError, LeptonError
 
 _FORMAT = f"2 {__version__} {PIL.__version__}"

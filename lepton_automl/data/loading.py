@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from lepton_automl.core import large_arrays, plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.data.audio_files import SUFFIXES as AUDIO_SUFFIXES
-from lepton_automl.data.pictures.decode import OTHER_SUFFIXES, Pictures
-from lepton_automl.data.pictures.decode import SUFFIXES as PICTURE_SUFFIXES
+from lepton_automl.data.pictures.picture_files import OTHER_SUFFIXES, Pictures
+from lepton_automl.data.pictures.picture_files import SUFFIXES as PICTURE_SUFFIXES
 from lepton_automl.data.pictures.pixel_scale import (
     EIGHT_BIT,
     PixelScale,

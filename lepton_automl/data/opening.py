@@ -34,7 +34,7 @@ from lepton_automl.data.checked_samples import (
 from lepton_automl.data.dataset import PREPROCESSING_SAMPLES, Dataset, Part
 from lepton_automl.data.decode_pool import Reading, only_files
 from lepton_automl.data.pictures import decode
-from lepton_automl.data.pictures.decode import Pictures
+from lepton_automl.data.pictures.picture_files import Pictures
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.pictures.pixel_scale import parse as parse_scale
 from lepton_automl.data.samples import PARTS, select

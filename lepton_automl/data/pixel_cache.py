@@ -32,8 +32,8 @@ from lepton_automl.core.untrusted_arrays import read_npy_header
 from lepton_automl.core.untrusted_files import ARRAYS
 from lepton_automl.data.decode_pool import DecodePool, Decoding, Reading
 from lepton_automl.data.pictures import decode
-from lepton_automl.data.pictures.decode import PictureFile, Pictures
 from lepton_automl.data.pictures.framing import Framing
+from lepton_automl.data.pictures.picture_files import PictureFile, Pictures
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.errors import DataError
 

@@ -15,7 +15,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.units import first_few
 from lepton_automl.data.audio import AudioWindows
 from lepton_automl.data.audio_files import Audio
-from lepton_automl.data.pictures.decode import Pictures
+from lepton_automl.data.pictures.picture_files import Pictures
 from lepton_automl.data.pictures.pixel_scale import PixelScale, RawArray
 from lepton_automl.data.signals import MAX_CHANNELS, Signals
 from lepton_automl.errors import DataError

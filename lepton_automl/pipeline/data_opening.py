@@ -11,7 +11,7 @@ from lepton_automl.data.audit import checks as audit
 from lepton_automl.data.dataset import Dataset
 from lepton_automl.data.decode_pool import Reading
 from lepton_automl.data.opening import open_dataset
-from lepton_automl.data.pictures import decode
+from lepton_automl.data.pictures import picture_files
 
 _LEAST_DECODING = 128 << 20
 """Bytes at least that pictures which are decoded at the same time take together."""
@@ -69,7 +69,7 @@ def open_unaudited(config: RunConfig, emit: Emit, *, quarantine: Path | None = N
 
 def reading(config: RunConfig, emit: Emit) -> Reading:
     """How a command reads picture files."""
-    memory = max(_LEAST_DECODING, min(decode.MEMORY, config.memory - MAIN_PROCESS_BYTES))
+    memory = max(_LEAST_DECODING, min(picture_files.MEMORY, config.memory - MAIN_PROCESS_BYTES))
     return Reading(config.jobs or 0, memory, emit, is_forced=config.rehash)
 
 

@@ -155,7 +155,7 @@ def test_numbers_without_a_place_on_a_scale_are_refused(tmp_path):
         decode_deep(saved(tmp_path / "a.tif", np.ones((6, 5, 3), np.float32)), 3)
 
 
-@pytest.mark.filterwarnings("ignore")  # Pillow's, as `decode.prepare` and threads do.
+@pytest.mark.filterwarnings("ignore")  # Pillow's, as `picture_files.prepare` and threads do.
 @pytest.mark.parametrize("name", FROM_TIFFFILE)
 def test_damaged_files_end_in_pixels_or_in_one_error(tmp_path, name):
     content, path = base64.b64decode(FROM_TIFFFILE[name]), tmp_path / "a.tif"

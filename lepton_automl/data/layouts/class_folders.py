@@ -15,7 +15,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.units import counted, first_few
 from lepton_automl.data.layouts.folder_kinds import folder_kind
 from lepton_automl.data.layouts.part_names import parts_named
-from lepton_automl.data.pictures.decode import OTHER_SUFFIXES, SUFFIXES
+from lepton_automl.data.pictures.picture_files import OTHER_SUFFIXES, SUFFIXES
 from lepton_automl.data.samples import PARTS, Samples
 from lepton_automl.errors import ConfigError, DataError
 

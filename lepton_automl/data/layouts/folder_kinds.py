@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lepton_automl.core.untrusted_files import ARRAYS, open_file
 from lepton_automl.data.audio_files import SUFFIXES as AUDIO_SUFFIXES
-from lepton_automl.data.pictures.decode import SUFFIXES
+from lepton_automl.data.pictures.picture_files import SUFFIXES
 from lepton_automl.errors import DataError
 
 IDX_NAME = re.compile(

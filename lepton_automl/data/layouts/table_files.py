@@ -11,7 +11,7 @@ from pathlib import Path
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import FileKind
 from lepton_automl.data.layouts.tables import Table, are_numbers, cell_text
-from lepton_automl.data.pictures.decode import SUFFIXES
+from lepton_automl.data.pictures.picture_files import SUFFIXES
 from lepton_automl.errors import DataError
 
 TABLE = FileKind("tables", 128 << 20)

@@ -14,7 +14,7 @@ from lepton_automl.core import plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.data.layouts.one_hot import one_hot_columns, one_hot_text, with_one_label
 from lepton_automl.data.layouts.part_names import parts_named
-from lepton_automl.data.pictures.decode import SUFFIXES, Picture
+from lepton_automl.data.pictures.picture_files import SUFFIXES, Picture
 from lepton_automl.data.samples import Samples, used_classes
 from lepton_automl.data.signal_files import SUFFIXES as RECORDING_SUFFIXES
 from lepton_automl.errors import ConfigError, DataError

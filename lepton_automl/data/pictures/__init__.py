@@ -2,6 +2,7 @@
 
 Start at `decode`: one function decodes pictures for training, evaluation and prediction.
 
+- `picture_files` opens them within limits of memory, `modes` makes grey or RGB of what they hold
 - how a picture becomes one of the size of a net: `framing`
 - what is known of stored pictures: `formats` (size and kind), `levels` (darkest and brightest)
 - which stored value is black and which white: `pixel_scale`

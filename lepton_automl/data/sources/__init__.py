@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from lepton_automl.data.pictures.decode import Picture, Pictures
+from lepton_automl.data.pictures.picture_files import Picture, Pictures
 from lepton_automl.data.samples import PARTS, RawSamples, Samples
 
 __all__ = ["PARTS", "Picture", "Pictures", "RawSamples", "Samples", "Source"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from lepton_automl.core.files import real_path
 from lepton_automl.data.layouts.class_folders import Folder, is_leftover, read_folders
 from lepton_automl.data.layouts.folder_kinds import folder_kind, is_folder
-from lepton_automl.data.pictures.decode import SUFFIXES
+from lepton_automl.data.pictures.picture_files import SUFFIXES
 from lepton_automl.data.samples import Samples
 from lepton_automl.data.sources import Source
 from lepton_automl.errors import DataError
@@ -20,7 +20,7 @@ class ImageFolder(Source):
 
     Classes are in the order of their names; folders below a class belong to it. Links to files and
     folders are followed. Names that begin with a dot and what systems leave behind are ignored.
-    Files are pictures by their suffix (`decode.SUFFIXES`).
+    Files are pictures by their suffix (`picture_files.SUFFIXES`).
 
     Parameters
     ----------

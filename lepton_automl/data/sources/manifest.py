@@ -25,7 +25,7 @@ from lepton_automl.data.layouts.tables import (
     make_samples,
 )
 from lepton_automl.data.layouts.windows import LabelledRecording, cut_recordings
-from lepton_automl.data.pictures.decode import SUFFIXES
+from lepton_automl.data.pictures.picture_files import SUFFIXES
 from lepton_automl.data.samples import Samples, UnreadableFile
 from lepton_automl.data.signal_files import check_alike, read_recordings, time_decisions
 from lepton_automl.data.sources import Source

@@ -17,7 +17,7 @@ from lepton_automl.data.layouts.tables import (
     find_roles,
     make_samples,
 )
-from lepton_automl.data.pictures.decode import SUFFIXES
+from lepton_automl.data.pictures.picture_files import SUFFIXES
 from lepton_automl.data.samples import Samples
 from lepton_automl.data.sources import Source
 from lepton_automl.errors import DataError

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from lepton_automl.core import untrusted_archives
 from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.data.layouts.class_folders import Folder, is_leftover, read_folders
-from lepton_automl.data.pictures.decode import SUFFIXES
+from lepton_automl.data.pictures.picture_files import SUFFIXES
 from lepton_automl.data.samples import Samples
 from lepton_automl.data.sources import Source
 from lepton_automl.errors import DataError

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from lepton_automl.data.checking import THUMBNAIL
 from lepton_automl.data.pictures import decode
-from lepton_automl.data.pictures.decode import Pictures
+from lepton_automl.data.pictures.picture_files import Pictures
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.splits.close_pairs import connect
 
