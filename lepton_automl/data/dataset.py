@@ -538,13 +538,14 @@ class Dataset:
             return ()
         counts = np.bincount(self.train.labels, minlength=len(self.class_names))
         rare, common = int(counts.argmin()), int(counts.argmax())
+        few = counted(int(counts[rare]), "training sample")
         return (
             Decision(
                 name="class weights",
                 choice="classes have equal weight in training and accuracy (balanced accuracy)"
                 if is_balanced
                 else "samples have equal weight",
-                evidence=f"{self.class_names[rare]} has {counts[rare]} training samples, "
+                evidence=f"{self.class_names[rare]} has {few}, "
                 f"{self.class_names[common]} {counts[common]}",
                 certainty="inferred",
                 option=f"--balance {'off' if is_balanced else 'on'}",

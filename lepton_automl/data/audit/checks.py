@@ -14,6 +14,7 @@ from itertools import combinations
 import numpy as np
 
 from lepton_automl.core.events import Emit, Event
+from lepton_automl.core.units import counted
 from lepton_automl.data.audio import silent_windows
 from lepton_automl.data.dataset import Dataset, Part
 from lepton_automl.data.pictures.pixel_scale import OPTION
@@ -156,7 +157,8 @@ def _contradictions(dataset: Dataset) -> Iterator[Finding]:
         known_name, name = (_labelled(dataset, key) for key in pairs[0])
         yield Finding(
             "contradictions",
-            f"{len(pairs)} samples are equal to one of another class: {name} is {known_name}",
+            f"{counted(len(pairs), 'sample')} {'is' if len(pairs) == 1 else 'are'} equal to one of "
+            f"another class: {name} is {known_name}",
             "correct the labels; no net can predict both",
             len(pairs),
             tuple(pairs),
@@ -275,7 +277,8 @@ def _uneven_classes(dataset: Dataset) -> Iterator[Finding]:
         return
     counts = _counts(dataset, dataset.train)
     rare, common = int(np.argmin(counts)), int(np.argmax(counts))
-    what = f"{names[rare]} has {counts[rare]} train samples, {names[common]} {counts[common]}: "
+    few = counted(int(counts[rare]), "train sample")
+    what = f"{names[rare]} has {few}, {names[common]} {counts[common]}: "
     if dataset.train.is_balanced:
         what += "classes have equal weight in training and in accuracy (balanced accuracy)"
         fix = "--balance off weights samples equally"
