@@ -777,7 +777,7 @@ def _compress_onnx(source: Path, data: DataSource, given: dict[str, Any], emit: 
     _check_no_effect(given.keys() & {"channels"}, "leave it out: the input of the model says it")
     if (limits := given.get("limits")) is not None and limits.max_flash_bytes is not None:
         _check_no_effect({"max_flash_kb"}, "leave it out: C is written of nets of lepton only")
-    from lepton_automl.models.onnx_wire import check_is_onnx
+    from lepton_automl.models.untrusted.onnx_wire import check_is_onnx
 
     preprocessing = given.pop("preprocessing", None)
     labels, expects = given.pop("labels", None), given.pop("expects", None)

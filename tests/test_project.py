@@ -335,7 +335,7 @@ def test_commands_and_children_that_read_files_only_do_not_wait_for_torch():
 
 def test_predictions_are_asked_for_without_loading_what_computes_them():
     program = (
-        "import sys, lepton_automl.models.session_process\n"
+        "import sys, lepton_automl.models.untrusted.session_process\n"
         "print('numpy' in sys.modules)\n"
         "import lepton_automl.artifact.predict, lepton_automl.cli.report\n"
         "print(*{'onnx', 'onnxruntime', 'scipy', 'PIL.TiffImagePlugin'} & set(sys.modules))"

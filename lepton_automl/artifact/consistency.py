@@ -58,7 +58,7 @@ from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.errors import ArtifactError, DataError, first_line
 from lepton_automl.models.formats import ONNX
 from lepton_automl.models.front_end import FRONT_END
-from lepton_automl.models.untrusted_onnx import parse
+from lepton_automl.models.untrusted.onnx_graph import parse
 
 FOREIGN = "foreign"
 """`origin` of an external model, whose artifact has no architecture."""

@@ -29,11 +29,11 @@ from lepton_automl.data.dataset import LabelledFiles, map_labelled
 from lepton_automl.data.sampling import first_balanced
 from lepton_automl.errors import DataError
 from lepton_automl.models import formats
+from lepton_automl.models.format_session import FormatSession
 from lepton_automl.models.formats import ONNX, Golden, Sizes, Words
 from lepton_automl.models.model import Model
 from lepton_automl.models.onnx_export import float_onnx, int8_onnx
 from lepton_automl.models.onnx_file import onnx_probabilities
-from lepton_automl.models.untrusted_format import FormatSession
 from lepton_automl.runs.ledger import EventKind, Ledger
 
 PARITY_SAMPLES = 512

@@ -20,8 +20,8 @@ from lepton_automl.core.limited_process import Message, serve
 from lepton_automl.errors import DataError
 from lepton_automl.models import formats
 from lepton_automl.models.format_server import Server
-from lepton_automl.models.untrusted_format import FormatSession
-from lepton_automl.models.untrusted_session import UntrustedSession
+from lepton_automl.models.format_session import FormatSession
+from lepton_automl.models.untrusted.session import UntrustedSession
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "

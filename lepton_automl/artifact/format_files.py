@@ -31,9 +31,9 @@ from lepton_automl.errors import ArchError, ConfigError, DataError
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models import formats
 from lepton_automl.models.arch import Arch
+from lepton_automl.models.format_session import FormatSession
 from lepton_automl.models.formats import FileFormat, Golden, Sizes, Words
 from lepton_automl.models.onnx_read import WrittenNet, read_int8
-from lepton_automl.models.untrusted_format import FormatSession
 
 _GOLDEN_TOLERANCE = 1e-5
 """Largest difference of a golden probability from the stored one, beside what a format promises."""

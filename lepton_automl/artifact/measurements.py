@@ -42,7 +42,7 @@ from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.front_end_onnx import ancestors, features_name, front_end_of
 from lepton_automl.models.onnx_file import UNLOADABLE, open_session
-from lepton_automl.models.untrusted_onnx import MALFORMED, parse
+from lepton_automl.models.untrusted.onnx_graph import MALFORMED, parse
 
 _FRONT_END = "front end"
 ROUNDS = 15

@@ -1,6 +1,6 @@
 """Classify picture files, signals or sound with an ONNX file and the class names in its metadata.
 
-The file is opened in a child process with limits (`models.untrusted_session`), whether or not a
+The file is opened in a child process with limits (`models.untrusted.session`), whether or not a
 manifest seals it.
 """
 
@@ -29,8 +29,8 @@ from lepton_automl.errors import ConfigError, DataError, first_line
 from lepton_automl.metrics.joined import join_answers
 from lepton_automl.models.formats import ONNX
 from lepton_automl.models.front_end import FRONT_END, LogMel
-from lepton_automl.models.session_process import start_process
-from lepton_automl.models.untrusted_session import UntrustedSession, batch_of
+from lepton_automl.models.untrusted.session import UntrustedSession, batch_of
+from lepton_automl.models.untrusted.session_process import start_process
 
 _FIX = "give an ONNX file that lepton wrote"
 _UNREADABLE = "correct its path or its content, or leave it out"

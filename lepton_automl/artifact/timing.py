@@ -21,7 +21,7 @@ from lepton_automl.cost.latency import relative_latency
 from lepton_automl.errors import DataError
 from lepton_automl.models import formats
 from lepton_automl.models.formats import ONNX
-from lepton_automl.models.untrusted_session import open_limits, run_limits
+from lepton_automl.models.untrusted.session import open_limits, run_limits
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "

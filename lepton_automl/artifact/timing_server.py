@@ -25,8 +25,8 @@ from lepton_automl.errors import DataError, first_line
 from lepton_automl.models import formats
 from lepton_automl.models.formats import ONNX, Session
 from lepton_automl.models.onnx_file import open_session
-from lepton_automl.models.untrusted_onnx import MALFORMED, WITH_ONNX_RUNTIME, parse
-from lepton_automl.models.untrusted_session import extend_for_weights
+from lepton_automl.models.untrusted.onnx_graph import MALFORMED, WITH_ONNX_RUNTIME, parse
+from lepton_automl.models.untrusted.session import extend_for_weights
 
 _FIX = "check that it is a file that runs here"
 _MOST_CALLS = 20_000

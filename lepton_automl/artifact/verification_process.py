@@ -34,8 +34,8 @@ from lepton_automl.core.untrusted_files import MODEL, is_of_machine
 from lepton_automl.data.pictures.framing import Framing, framing_in
 from lepton_automl.errors import first_line
 from lepton_automl.models import onnx_file
-from lepton_automl.models.untrusted_onnx import MALFORMED
-from lepton_automl.models.untrusted_session import run_limits
+from lepton_automl.models.untrusted.onnx_graph import MALFORMED
+from lepton_automl.models.untrusted.session import run_limits
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "

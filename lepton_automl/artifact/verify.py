@@ -55,8 +55,8 @@ from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.metrics.paired import Evidence, unpaired_difference
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import UNLOADABLE
-from lepton_automl.models.untrusted_onnx import MALFORMED, problem_of
-from lepton_automl.models.untrusted_session import UntrustedSession
+from lepton_automl.models.untrusted.onnx_graph import MALFORMED, problem_of
+from lepton_automl.models.untrusted.session import UntrustedSession
 
 _GAP_LEVEL = 0.99
 """Two-sided confidence of the difference between validation and test."""

@@ -60,11 +60,11 @@ from lepton_automl.data.sampling import first_balanced
 from lepton_automl.errors import ArtifactError, DataError
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
+from lepton_automl.models.format_session import FormatSession
 from lepton_automl.models.formats import ONNX, Golden, Words
 from lepton_automl.models.formats import load as load_format
 from lepton_automl.models.onnx_export import float_onnx, int8_onnx
-from lepton_automl.models.untrusted_format import FormatSession
-from lepton_automl.models.untrusted_session import UntrustedSession
+from lepton_automl.models.untrusted.session import UntrustedSession
 
 if TYPE_CHECKING:
     from lepton_automl.models.model import Model

@@ -12,7 +12,7 @@ from lepton_automl import api
 from lepton_automl.cli import options as o
 from lepton_automl.cli.streams import paths_from
 from lepton_automl.errors import ConfigError, DataError
-from lepton_automl.models.session_process import start_process
+from lepton_automl.models.untrusted.session_process import start_process
 
 Files = Annotated[
     list[Path],

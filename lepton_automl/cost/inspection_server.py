@@ -16,7 +16,7 @@ from lepton_automl.cost.kernels import KernelTable, kernel_table, random_feeds
 from lepton_automl.cost.layer_table import fixed_batch, layer_table, with_measured_shapes
 from lepton_automl.errors import DataError, first_line
 from lepton_automl.models.onnx_file import open_session
-from lepton_automl.models.untrusted_onnx import MALFORMED, WITH_ONNX_RUNTIME, opset_of, parse
+from lepton_automl.models.untrusted.onnx_graph import MALFORMED, WITH_ONNX_RUNTIME, opset_of, parse
 
 _FIX = "check that it is an ONNX file that runs in ONNX Runtime"
 _INTEGER = ("QuantizeLinear", "QLinearConv", "QLinearMatMul")

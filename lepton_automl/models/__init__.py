@@ -8,7 +8,6 @@ Start at `arch`, a frozen description: its `layers/` are lowered by `builder` to
   `memory_plan`
 - nets for sound: `front_end` says which features, `front_end_onnx` writes them into the file
 - `integer_reference`: what an int8 file must answer; `random_weights`: nets that only cost
-- files from outside: `onnx_wire` refuses what is no ONNX file, `untrusted_onnx` checks them;
-  `untrusted_session` and `untrusted_format` run them in child processes, `session_server` and
-  `format_server`; `session_process` starts the former early
+- files from outside: `untrusted/` checks and runs ONNX files in child processes with limits, and
+  `format_session` files of other formats, by the program `format_server`
 """

@@ -1,4 +1,4 @@
-"""The program of the child process of `models.untrusted_format`: opens files and answers them."""
+"""The program of the child process of `models.format_session`: opens files and answers them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lepton_automl.core.limited_process import Message, serve
 from lepton_automl.errors import DataError
 from lepton_automl.models import formats
 from lepton_automl.models.formats import ONNX, Session
-from lepton_automl.models.untrusted_onnx import problem_of
+from lepton_automl.models.untrusted.onnx_graph import problem_of
 
 _WARM_UP = 3
 

@@ -13,8 +13,8 @@ from lepton_automl.config import Limits
 from lepton_automl.core.decisions import SHIPPING_FORMAT
 from lepton_automl.cost import latency
 from lepton_automl.data.dataset import LabelledFiles
+from lepton_automl.models.format_session import FormatSession
 from lepton_automl.models.random_weights import random_net
-from lepton_automl.models.untrusted_format import FormatSession
 from lepton_automl.runs.ledger import EventKind, Ledger
 from tests.helpers import packed_format
 from tests.helpers.nets import random_arch, random_model, random_samples

@@ -27,7 +27,7 @@ from lepton_automl.compress.external import load
 from lepton_automl.core.limited_process import Message
 from lepton_automl.errors import DataError
 from lepton_automl.models.random_weights import random_int8_onnx
-from lepton_automl.models.untrusted_session import UntrustedSession
+from lepton_automl.models.untrusted.session import UntrustedSession
 from tests.helpers import hostile_graphs as graphs
 from tests.helpers.artifacts import make_bundle, seal_again, seal_bundle
 from tests.helpers.nets import random_arch

@@ -14,13 +14,13 @@ import pytest
 
 from lepton_automl.errors import ArchError, LeptonError
 from lepton_automl.models import formats
+from lepton_automl.models.format_session import FormatSession
 from lepton_automl.models.formats import FileFormat, Golden, Words
 from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.onnx_export import int8_onnx
 from lepton_automl.models.onnx_file import onnx_probabilities
 from lepton_automl.models.quantization import QParams
 from lepton_automl.models.random_weights import random_net
-from lepton_automl.models.untrusted_format import FormatSession
 from tests.helpers.nets import random_arch, random_samples
 
 NAMES = formats.names()

@@ -17,7 +17,7 @@ import pytest
 from lepton_automl.artifact import verification_process
 from lepton_automl.compress.external import load
 from lepton_automl.core.limited_process import Message
-from lepton_automl.models import format_server, untrusted_format
+from lepton_automl.models import format_server, format_session
 
 
 def answer_here(patch: pytest.MonkeyPatch) -> None:
@@ -29,7 +29,7 @@ def answer_here(patch: pytest.MonkeyPatch) -> None:
 
 def answer_formats_here(patch: pytest.MonkeyPatch) -> None:
     """Written files of formats are answered in this process."""
-    patch.setattr(untrusted_format, "LimitedProcess", FormatsHere)
+    patch.setattr(format_session, "LimitedProcess", FormatsHere)
 
 
 class ProcessHere:
@@ -53,7 +53,7 @@ class ProcessHere:
 
 
 class FormatsHere(ProcessHere):
-    """As `ProcessHere`, for the process of `models.untrusted_format`, which holds open files."""
+    """As `ProcessHere`, for the process of `models.format_session`, which holds open files."""
 
     def __init__(self, program: str) -> None:
         self._answer = format_server.Server().answer

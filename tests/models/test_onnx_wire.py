@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 
 from lepton_automl.errors import DataError
 from lepton_automl.models.onnx_export import float_onnx
-from lepton_automl.models.onnx_wire import check_is_onnx
+from lepton_automl.models.untrusted.onnx_wire import check_is_onnx
 from tests.helpers.nets import random_arch, random_model
 
 

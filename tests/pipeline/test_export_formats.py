@@ -14,7 +14,7 @@ from lepton_automl.config import Limits
 from lepton_automl.core.decisions import SHIPPING_FORMAT
 from lepton_automl.cost import boards
 from lepton_automl.errors import ArchError, ConfigError, InfeasibleError
-from lepton_automl.models.untrusted_format import FormatSession
+from lepton_automl.models.format_session import FormatSession
 from lepton_automl.pipeline import run as pipeline
 from lepton_automl.runs.folder import configured, locate
 from tests.helpers import packed_format, runs

@@ -6,9 +6,9 @@ ranges of equalization and calibration, shape inference and the measurement of l
 itself only reads and changes the description of the graph.
 
 The limits are for what a model of its size can need honestly: 1 GiB, 32 times the file and 4 times
-the pictures, and what a batch may take in `models.untrusted_session`; 60 s of processor time, 2 s a
+the pictures, and what a batch may take in `models.untrusted.session`; 60 s of processor time, 2 s a
 MB, and 1 s for 10^10 products if every byte of the file were multiplied with every pixel (at most
-six hours). Predictions have the limits of `models.untrusted_session`.
+six hours). Predictions have the limits of `models.untrusted.session`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from lepton_automl.core.limited_process import (
 from lepton_automl.cost.cost import Cost
 from lepton_automl.cost.latency import Latency, Stopwatch, Undecided
 from lepton_automl.errors import DataError, first_line
-from lepton_automl.models.untrusted_onnx import MALFORMED
-from lepton_automl.models.untrusted_session import UntrustedSession, run_limits
+from lepton_automl.models.untrusted.onnx_graph import MALFORMED
+from lepton_automl.models.untrusted.session import UntrustedSession, run_limits
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "

@@ -24,8 +24,8 @@ from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.errors import DataError, first_line
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import UNLOADABLE, WEIGHTED
-from lepton_automl.models.untrusted_onnx import problem_of
-from lepton_automl.models.untrusted_session import batch_of
+from lepton_automl.models.untrusted.onnx_graph import problem_of
+from lepton_automl.models.untrusted.session import batch_of
 
 _OPSET = 17
 """Older files are converted to it: scales per channel need 13."""

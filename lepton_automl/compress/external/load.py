@@ -1,6 +1,6 @@
 """Open an external ONNX model in a child process with limits on memory and time.
 
-Opening it means more than for `models.untrusted_session`: checks, conversions and trial runs at
+Opening it means more than for `models.untrusted.session`: checks, conversions and trial runs at
 several batch sizes. The limits are 512 MiB and 24 times the file, and what a batch may take there;
 4 s of processor time, and 1 s a MB.
 """
@@ -33,8 +33,8 @@ from lepton_automl.core.limited_process import (
 from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.errors import DataError, first_line
-from lepton_automl.models.untrusted_onnx import MALFORMED
-from lepton_automl.models.untrusted_session import batch_of, run_limits
+from lepton_automl.models.untrusted.onnx_graph import MALFORMED
+from lepton_automl.models.untrusted.session import batch_of, run_limits
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "

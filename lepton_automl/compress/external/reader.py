@@ -15,7 +15,7 @@ from lepton_automl.compress.external import rewrites
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.errors import DataError, first_line
-from lepton_automl.models.untrusted_onnx import MAX_SIDE, opset_of, parse
+from lepton_automl.models.untrusted.onnx_graph import MAX_SIDE, opset_of, parse
 
 Layout = Literal["NCHW", "NHWC"]
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)

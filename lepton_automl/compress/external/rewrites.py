@@ -15,7 +15,7 @@ from onnx import (
     numpy_helper,
 )
 
-from lepton_automl.models.untrusted_onnx import tensors
+from lepton_automl.models.untrusted.onnx_graph import tensors
 
 _FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 """Types of values that become float32."""

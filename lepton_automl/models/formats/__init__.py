@@ -121,7 +121,7 @@ class FileFormat(ABC):
     def session(self, folder: Path) -> Session:
         """Open the files below `folder`, the artifact, without changing or adding any.
 
-        It runs in a child process with limits (`models.untrusted_format`), which ends where the
+        It runs in a child process with limits (`models.format_session`), which ends where the
         files crash it; what it puts into `tempfile` is deleted with the process. It reads nothing
         but the files of the format.
 

@@ -24,7 +24,7 @@ from lepton_automl.models.onnx_file import (
     read_metadata,
 )
 from lepton_automl.models.quantization import QuantizedNet
-from lepton_automl.models.untrusted_onnx import MALFORMED, open_checked
+from lepton_automl.models.untrusted.onnx_graph import MALFORMED, open_checked
 
 _FIX = "make the file again: lepton export RUN --format any_size"
 _OPSET = 18

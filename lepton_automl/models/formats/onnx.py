@@ -15,7 +15,7 @@ from lepton_automl.models.formats import FileFormat, Golden, Session, Sizes, Wor
 from lepton_automl.models.onnx_export import int8_onnx
 from lepton_automl.models.onnx_file import predict_probabilities
 from lepton_automl.models.quantization import QuantizedNet
-from lepton_automl.models.untrusted_onnx import open_checked
+from lepton_automl.models.untrusted.onnx_graph import open_checked
 
 _FIX = "give an ONNX file that lepton wrote"
 

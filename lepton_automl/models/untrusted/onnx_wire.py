@@ -1,6 +1,6 @@
 """Whether a file can be an ONNX file: the fields of its outermost message, without any library.
 
-What is refused here needs no process that parses it (`models.untrusted_onnx`), and no torch.
+What is refused here needs no process that parses it (`models.untrusted.onnx_graph`), and no torch.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The child process in which ONNX files from outside run: its program, and starting it early.
 
-`untrusted_session` talks to it, and loads numpy; what starts it early has not loaded that yet.
+`session` talks to it, and loads numpy; what starts it early has not loaded that yet.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from lepton_automl.core.limited_process import give_back, take
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
-    "from lepton_automl.models.session_server import main; main()"
+    "from lepton_automl.models.untrusted.session_server import main; main()"
 )
 
 

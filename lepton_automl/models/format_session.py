@@ -1,6 +1,6 @@
 """Answer the written files of a format in a child process with limits on memory and time.
 
-As `models.untrusted_session` does it for ONNX files from outside. A process serves one session and
+As `models.untrusted.session` does it for ONNX files from outside. A process serves one session and
 ends with it, because files of some formats are compiled and run.
 """
 
@@ -17,7 +17,7 @@ from lepton_automl.core.limited_process import LimitedProcess, ProcessLimits
 from lepton_automl.errors import DataError, MachineError
 from lepton_automl.models import formats
 from lepton_automl.models.formats import Sizes
-from lepton_automl.models.untrusted_session import batch_of, run_limits
+from lepton_automl.models.untrusted.session import batch_of, run_limits
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "

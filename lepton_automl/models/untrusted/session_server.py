@@ -1,4 +1,4 @@
-"""The program of the child process of `models.untrusted_session`: opens files and runs them."""
+"""The program of the child process of `models.untrusted.session`: opens files and runs them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from lepton_automl.core.limited_process import Message, serve
-from lepton_automl.models.untrusted_onnx import CheckedModel, open_checked
-from lepton_automl.models.untrusted_session import extend_for_weights
+from lepton_automl.models.untrusted.onnx_graph import CheckedModel, open_checked
+from lepton_automl.models.untrusted.session import extend_for_weights
 
 
 @dataclass

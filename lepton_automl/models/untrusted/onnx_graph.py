@@ -1,6 +1,6 @@
 """Parse, check and run an ONNX file from outside, in this process.
 
-Only child processes with limits (`models.untrusted_session`, `artifact.verify`,
+Only child processes with limits (`models.untrusted.session`, `artifact.verify`,
 `compress.external.load`) call these functions: no check of a graph can tell how much memory and
 time it takes, nor whether it crashes ONNX Runtime. What can be seen is refused here:
 

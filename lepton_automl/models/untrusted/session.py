@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from lepton_automl.core.limited_process import ProcessLimits, extend_limits, give_back, take
 from lepton_automl.core.untrusted_files import Source
 from lepton_automl.errors import DataError
-from lepton_automl.models.session_process import PROGRAM
+from lepton_automl.models.untrusted.session_process import PROGRAM
 
 LIMIT_FIX = (
     "give an ONNX file that lepton wrote; one from elsewhere that is sound and needs more runs in "
