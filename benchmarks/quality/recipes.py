@@ -46,7 +46,10 @@ def train(given: argparse.Namespace) -> None:
     """Train what has no row yet."""
     torch.set_num_threads(1)
     done = {(row["change"], row["fold"], row["seed"]) for row in read_rows(given.out)}
-    how_read: dict[str, Any] = dict(pair.split("=") for pair in given.open)
+    how_read: dict[str, Any] = {
+        name: int(value) if value.isdigit() else value
+        for name, value in (pair.split("=") for pair in given.open)
+    }
     dataset = open_dataset(str(given.data), group=given.group, seed=0, **how_read)
     dataset = dataset.with_balance("auto")
     folds = assign_folds(dataset.train, dataset.validation, 0)

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core import untrusted_files
+from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.core.untrusted_files import FileKind
 from lepton_automl.errors import DataError, MachineError, first_line
 from lepton_automl.models.front_end import MAX_RATE
@@ -39,16 +40,18 @@ _BITS = {_PCM: range(1, 65), _FLOAT: (32, 64), _A_LAW: (8,), _MU_LAW: (8,)}
 _FIX = "give WAV files of PCM, float or G.711 samples; sox IN.wav -b 16 OUT.wav converts"
 _FULL_SCALE = 1 << 15
 
+AudioFile = Path | Member
+"""A recording: a file, or one in an archive."""
 Audio = NDArray[np.int16]
 """PCM samples: (n,) of a recording, (N, window) of windows."""
 
 
-def read_audio(path: Path) -> tuple[Audio, int]:
+def read_audio(path: AudioFile) -> tuple[Audio, int]:
     """Samples of a recording, its channels averaged, and its sampling rate.
 
     Parameters
     ----------
-    path : Path
+    path : Path or Member
         `.wav` with PCM of 1 to 64 bits, float of 32 or 64, A-law or mu-law; else a file of
         libsndfile.
 
@@ -66,7 +69,10 @@ def read_audio(path: Path) -> tuple[Audio, int]:
     MachineError
         If soundfile is needed and not installed.
     """
-    content = untrusted_files.read_bytes(path, RECORDING, fix=_FIX)
+    if isinstance(path, Member):
+        content = path.read(max_bytes=RECORDING.max_bytes, fix=_FIX)
+    else:
+        content = untrusted_files.read_bytes(path, RECORDING, fix=_FIX)
     is_wav = path.suffix.lower() in WAV_SUFFIXES
     samples, rate = (_wav if is_wav else _compressed)(path, content)
     if not 1 <= rate <= MAX_RATE:
@@ -76,7 +82,7 @@ def read_audio(path: Path) -> tuple[Audio, int]:
     return _to_int16(path, samples), rate
 
 
-def to_rate(path: Path, samples: Audio, rate: int, wanted: int) -> Audio:
+def to_rate(path: AudioFile, samples: Audio, rate: int, wanted: int) -> Audio:
     """Resample a recording with a polyphase filter (`scipy.signal.resample_poly`).
 
     Raises
@@ -137,7 +143,7 @@ class _Format:
     """Of the bytes: `<` or `>`."""
 
 
-def _wav(path: Path, content: bytes) -> tuple[NDArray[Any], int]:
+def _wav(path: AudioFile, content: bytes) -> tuple[NDArray[Any], int]:
     """Samples (n, channels) as stored, other whole numbers as 32 bits, and the rate."""
     if content[:4] not in (b"RIFF", b"RF64", b"RIFX") or content[8:12] != b"WAVE":
         raise _unreadable(path, "no WAV file (RIFF)")
@@ -164,7 +170,7 @@ def _chunks(content: bytes, order: str) -> Iterator[tuple[bytes, memoryview]]:
         place += 8 + size + size % 2
 
 
-def _format(path: Path, body: memoryview, order: str) -> _Format:
+def _format(path: AudioFile, body: memoryview, order: str) -> _Format:
     if len(body) < 16:
         raise _unreadable(path, "a WAV file whose format is cut off")
     kind, channels, rate, speed, frame, bits = struct.unpack_from(f"{order}HHIIHH", body)
@@ -213,7 +219,7 @@ def _a_law() -> NDArray[np.int16]:
     return np.where(code & 0x80, size, -size).astype(np.int16)
 
 
-def _compressed(path: Path, content: bytes) -> tuple[NDArray[Any], int]:
+def _compressed(path: AudioFile, content: bytes) -> tuple[NDArray[Any], int]:
     try:
         soundfile = importlib.import_module("soundfile")  # An extra.
     except ImportError as error:
@@ -230,7 +236,7 @@ def _compressed(path: Path, content: bytes) -> tuple[NDArray[Any], int]:
         raise _unreadable(path, f"no sound: {first_line(error)}") from error
 
 
-def _to_int16(path: Path, samples: NDArray[Any]) -> Audio:
+def _to_int16(path: AudioFile, samples: NDArray[Any]) -> Audio:
     """Samples (n, channels) of any type as int16 (n,), averaged over channels."""
     if samples.dtype == np.int16 and samples.shape[1] == 1:
         return np.ascontiguousarray(samples[:, 0], np.int16)
@@ -248,5 +254,5 @@ def _to_int16(path: Path, samples: NDArray[Any]) -> Audio:
     return found
 
 
-def _unreadable(path: Path, what: str) -> DataError:
+def _unreadable(path: AudioFile, what: str) -> DataError:
     return DataError(f"{path} holds {what}", fix=_FIX)

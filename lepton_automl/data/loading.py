@@ -182,7 +182,7 @@ def _source(data: str) -> type[Source]:
     if Path(data).is_file() and (kind := _single_file(Path(data).suffix.lower())):
         raise DataError(f"{data} {what}: it is {kind[0]}", fix=kind[1])
     near = difflib.get_close_matches(data, names, n=1)
-    there = "" if Path(data).exists() else "check the path: "
+    there = "" if Path(data).exists() else "check the path, or "
     raise DataError(
         f"{data} {what}",
         fix=(f"did you mean {near[0]!r}? " if near else there)

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from lepton_automl.data.opening import open_dataset
+from lepton_automl.data.sources.audio_folder import AudioFolder
 from lepton_automl.data.sources.parquet import Parquet
 from lepton_automl.errors import ConfigError, DataError, MachineError
 from tests.data.test_source_tar_shards import png
 from tests.helpers.pictures import random_pictures, write_npz
+from tests.helpers.sounds import tone, wav_bytes
+from tests.helpers.sounds import write as write_wav
 
 X = random_pictures(24, (9, 7, 3))
 Y = np.arange(24) % 2
@@ -188,16 +191,55 @@ def test_the_package_is_named_where_it_is_missing(tmp_path, monkeypatch):
     assert "lepton-automl[parquet]" in caught.value.fix
 
 
-def test_a_column_of_sound_is_named_as_one(tmp_path):
-    files = [{"bytes": b"RIFF", "path": "1.wav"}] * 4
-    described = {"info": {"features": {"audio": {"_type": "Audio"}}}}
-    made = table({"audio": files, "label": [0, 1, 0, 1]})
-    made = made.replace_schema_metadata({"huggingface": json.dumps(described)})
-    path = save(tmp_path / "x.parquet", made)
-    for columns in (None, "image=audio,label=label"):
-        with pytest.raises(DataError, match="the column 'audio' holds sound") as caught:
-            open_dataset(path, columns=columns)
-        assert "give the folder" in caught.value.fix
+def write_sound(path, contents, labels, *, is_described=True, **more):
+    files = [{"bytes": content, "path": None} for content in contents]
+    made = table({"audio": files, "label": labels, **more})
+    if is_described:
+        label = {"names": ["high", "low"], "_type": "ClassLabel"}
+        described = {"info": {"features": {"audio": {"_type": "Audio"}, "label": label}}}
+        made = made.replace_schema_metadata({"huggingface": json.dumps(described)})
+    return save(path, made)
+
+
+@pytest.mark.parametrize("is_described", [True, False])
+def test_a_column_of_sound_is_read_as_a_folder_of_sound(tmp_path, is_described):
+    paths = [tmp_path / "wav" / ("high", "low")[n % 2] / f"{n:03}.wav" for n in range(8)]
+    for n, path in enumerate(paths):
+        write_wav(path, tone((900, 300)[n % 2], 0.4 + 0.1 * (n % 3), seed=n))
+    contents = [path.read_bytes() for path in paths]
+    labels = [0, 1] * 4 if is_described else ["high", "low"] * 4
+    path = write_sound(tmp_path / "x.parquet", contents, labels, is_described=is_described)
+    how = {"window": 2400, "stride": 1200}
+    one, other = Parquet(**how).read(path), AudioFolder(**how).read(str(tmp_path / "wav"))
+    np.testing.assert_array_equal(one.sound, other.sound)
+    np.testing.assert_array_equal(one.recordings, other.recordings)
+    assert [one.class_names[n] for n in one.labels] == [other.class_names[n] for n in other.labels]
+    assert one.audio == other.audio
+    assert one.ids[0] == "x/000000.wav[0]"
+
+
+def test_columns_beside_sound_are_groups_and_attributes(tmp_path):
+    contents = [wav_bytes(tone(500, 0.3, seed=n)) for n in range(8)]
+    more = {"speaker": ["a", "b"] * 4, "room": ["x", "y", "z", "w"] * 2}
+    path = write_sound(tmp_path / "x.parquet", contents, [0, 1] * 4, **more)
+    samples = Parquet().read(path)
+    assert len(set(samples.groups.tolist())) == 2
+    assert samples.attributes["room"] == ("x", "z", "x", "z", "y", "w", "y", "w")
+
+
+def test_options_of_sound_have_no_effect_on_pictures(tmp_path):
+    for options in ({"window": 100}, {"rate": 8000}):
+        with pytest.raises(ConfigError, match="has no effect"):
+            open_dataset(example(tmp_path), **options)
+
+
+def test_a_recording_that_cannot_be_read_is_named(tmp_path):
+    contents = [wav_bytes(tone(500, 0.3, seed=n)) for n in range(8)]
+    contents[3] = b"RIFF1234WAVE"
+    path = write_sound(tmp_path / "x.parquet", contents, [0, 1] * 4)
+    with pytest.raises(DataError, match=r"1 of 8 recordings cannot be read: .*x/000003"):
+        Parquet().read(path)
+    assert len(Parquet(skip_corrupt=True).read(path).unreadable) == 1
 
 
 def test_paths_without_bytes_are_named_as_such(tmp_path):

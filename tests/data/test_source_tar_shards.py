@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 from lepton_automl.data.opening import open_dataset
+from lepton_automl.data.sources.audio_folder import AudioFolder
 from lepton_automl.data.sources.tar_shards import TarShards
-from lepton_automl.errors import DataError
+from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.pictures import random_pictures
+from tests.helpers.sounds import tone
+from tests.helpers.sounds import write as write_wav
 
 X = random_pictures(8, (9, 7, 3))
 
@@ -89,6 +92,32 @@ def test_two_labels_of_a_sample_are_not_chosen_between(tmp_path):
         TarShards().read(write(tmp_path / "a.tar", files))
 
 
+def test_recordings_of_sound_are_read_as_a_folder_of_them(tmp_path):
+    files = {}
+    for n in range(8):
+        label = ("high", "low")[n % 2]
+        path = tmp_path / "wav" / label / f"{n:03}.wav"
+        write_wav(path, tone((900, 300)[n % 2], 0.4 + 0.1 * (n % 3), seed=n))
+        document = {"label": label, "speaker": "abc"[n // 3]}
+        files |= {f"{n:03}.wav": path.read_bytes(), f"{n:03}.json": json.dumps(document).encode()}
+    how = {"window": 2400, "stride": 1200}
+    one = TarShards(**how).read(write(tmp_path / "a.tar", files))
+    other = AudioFolder(**how).read(str(tmp_path / "wav"))
+    np.testing.assert_array_equal(one.sound, other.sound)
+    np.testing.assert_array_equal(one.labels, other.labels)
+    np.testing.assert_array_equal(one.recordings, other.recordings)
+    assert one.class_names == other.class_names
+    assert len(set(one.groups.tolist())) == 3
+    dataset = open_dataset(tmp_path / "a.tar", rate=4000, mels=20, band_mean="subtract")
+    assert dataset.front_end.rate == 4000
+    assert dataset.size[1] == 20
+
+
+def test_options_of_sound_have_no_effect_on_pictures(tmp_path):
+    with pytest.raises(ConfigError, match="--rate 8000 has no effect: the data are pictures"):
+        open_dataset(example(tmp_path), rate=8000)
+
+
 def way_out(path):
     with pytest.raises(DataError) as caught:
         TarShards().read(path)
@@ -100,8 +129,8 @@ def test_what_archives_hold_instead_has_a_way_out(tmp_path):
     assert "can run code" in way_out(write(tmp_path / "pickled.tar", pickled))
     folders = {f"{name}/{n}.png": png(X[n]) for n, name in enumerate("ab")}
     assert "unpack it with `tar -xf`" in way_out(write(tmp_path / "folders.tar", folders))
-    sound = {"0.wav": b"RIFF", "0.cls": b"1"}
-    assert "one sub-folder per class" in way_out(write(tmp_path / "sound.tar", sound))
+    both = {"0.wav": b"RIFF", "0.cls": b"1"} | labelled([1])
+    assert "one kind" in way_out(write(tmp_path / "both.tar", both))
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(b"x" * 600))
     assert "unpack it with `tar -xf`" in way_out(str(tmp_path / "a.tar.gz"))
 

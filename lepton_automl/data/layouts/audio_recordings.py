@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from lepton_automl.core import large_arrays
 from lepton_automl.core.decisions import Decision
 from lepton_automl.data import audio_files
 from lepton_automl.data.audio import AudioWindows
-from lepton_automl.data.audio_files import Audio
+from lepton_automl.data.audio_files import Audio, AudioFile
 from lepton_automl.data.pictures.decode import map_in_threads
 from lepton_automl.data.samples import Samples, UnreadableFile
 from lepton_automl.errors import ConfigError, DataError
@@ -33,7 +32,7 @@ a second."""
 class AudioRecording:
     """A file with a recording of sound, and its label."""
 
-    path: Path
+    path: AudioFile
     id: str
     """Its name in messages, such as its path below the data folder."""
     label: str

@@ -545,6 +545,14 @@ def _classes(
     return [place[text] for text in texts], names
 
 
+def label_texts(
+    table: Table, roles: Roles, rows: Rows, class_names: Sequence[str] | None = None
+) -> list[str]:
+    """Name of the class of each kept row; `class_names` where the labels are their numbers."""
+    labels, names = _classes(table, roles, rows, class_names)
+    return [names[label] for label in labels]
+
+
 def class_texts(texts: Sequence[str]) -> list[str]:
     """Labels without space around them; whole numbers without `.0`, where all are numbers."""
     plain = [text.strip() for text in texts]

@@ -10,7 +10,7 @@ from pathlib import Path
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.files import real_path
 from lepton_automl.data import audio_files, signal_files
-from lepton_automl.data.layouts.audio_recordings import AudioRecording, cut_audio
+from lepton_automl.data.layouts.audio_tables import AudioOptions, cut_audio_rows, refuse
 from lepton_automl.data.layouts.folder_kinds import is_ucr_file
 from lepton_automl.data.layouts.series_tables import SeriesRoles, recordings_in, series_roles
 from lepton_automl.data.layouts.table_files import TABLE_SUFFIXES, read_table
@@ -79,8 +79,8 @@ class Manifest(Source):
         mels: int | None = None,
         band_mean: str | None = None,
     ) -> None:
-        self._rate = rate
         self._sound = {"--rate": rate, "--mels": mels, "--band-mean": band_mean}
+        self._audio = AudioOptions(window, stride, rate, mels, band_mean, skip_corrupt)
         self._columns, self._parts, self._root = columns, parts, root
         self._skip_corrupt = skip_corrupt
         self._window, self._stride = window, stride
@@ -108,12 +108,14 @@ class Manifest(Source):
         files = [root / name for name in ids]
         _check_files(table, roles, rows, files, root, skip_some=self._skip_corrupt)
         if all(file.suffix.lower() in audio_files.SUFFIXES for file in files):
-            return self._cut_audio(table, roles, rows, files, ids, decision, note)
+            return cut_audio_rows(
+                table, roles, rows, files, ids, self._audio, decision=decision, notes=note
+            )
         self._refuse_sound("no recordings of sound")
         if all(file.suffix.lower() in signal_files.SUFFIXES for file in files):
             return self._cut(data, table, roles, rows, files, ids, decision, note)
-        self._refuse("--window", self._window, "a table of pictures")
-        self._refuse("--stride", self._stride, "a table of pictures")
+        refuse("--window", self._window, "a table of pictures")
+        refuse("--stride", self._stride, "a table of pictures")
         return make_samples(
             table,
             roles,
@@ -126,7 +128,7 @@ class Manifest(Source):
 
     def _read_series(self, data: str, table: Table, roles: SeriesRoles) -> Samples:
         """Windows of a table with a row each time."""
-        self._refuse("--root", self._root, "a table of values, not of files")
+        refuse("--root", self._root, "a table of values, not of files")
         recordings, decisions = recordings_in(table, roles, self._parts)
         samples = cut_recordings(
             data,
@@ -187,54 +189,9 @@ class Manifest(Source):
             decisions=(*made, *samples.decisions, *time_decisions(read)),
         )
 
-    def _cut_audio(
-        self,
-        table: Table,
-        roles: Roles,
-        rows: Rows,
-        files: Sequence[Path],
-        ids: Sequence[str],
-        decision: Decision | None,
-        notes: tuple[str, ...],
-    ) -> Samples:
-        """Windows of the recordings of sound that the rows name, sorted by class and name."""
-        places = [int(row) for row in rows.kept]
-        labels = class_texts([table.columns[roles.label][row] for row in places])
-        others = table.other_columns(roles)
-        order = sorted(range(len(ids)), key=lambda n: (labels[n], folder_order(ids[n])))
-        samples = cut_audio(
-            [
-                AudioRecording(
-                    files[n],
-                    ids[n],
-                    labels[n],
-                    str(rows.parts[n]),
-                    table.columns[roles.group][places[n]] if roles.group else "",
-                    attributes={name: column[places[n]] for name, column in others.items()},
-                )
-                for n in order
-            ],
-            window=self._window,
-            stride=self._stride,
-            rate=self._rate,
-            skip_corrupt=self._skip_corrupt,
-        )
-        made = (*([] if decision is None else [decision]), *rows.decisions)
-        return dataclasses.replace(
-            samples,
-            notes=(*notes, *rows.notes, *samples.notes),
-            decisions=(*made, *samples.decisions),
-        )
-
     def _refuse_sound(self, what: str) -> None:
         for option, value in self._sound.items():
-            self._refuse(option, value, what)
-
-    def _refuse(self, option: str, value: object, what: str) -> None:
-        if value is not None:
-            raise ConfigError(
-                f"{option} {value} has no effect: the data are {what}", fix="leave it out"
-            )
+            refuse(option, value, what)
 
 
 def _paths(table: Table, roles: Roles, rows: Rows, root: Path) -> list[str]:

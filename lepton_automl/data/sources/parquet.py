@@ -1,4 +1,7 @@
-"""Parquet files as the Hugging Face Hub stores pictures: `data/train-00000-of-00002.parquet`."""
+"""Parquet files as the Hugging Face Hub stores pictures and recordings of sound.
+
+They lie in `data/train-00000-of-00002.parquet`.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,12 @@ from lepton_automl.core.files import machine_error, no_scratch_error
 from lepton_automl.core.limited_process import LimitedProcess, Message, ProcessLimits
 from lepton_automl.core.scratch import Scratch
 from lepton_automl.core.untrusted_archives import Member
+from lepton_automl.data.audio_files import SUFFIXES as AUDIO_SUFFIXES
+from lepton_automl.data.layouts.audio_tables import (
+    AUDIO_OPTIONS,
+    AudioOptions,
+    cut_audio_rows,
+)
 from lepton_automl.data.layouts.folder_kinds import folder_kind
 from lepton_automl.data.layouts.named_arrays import MemoryArrays, converted, read_raw
 from lepton_automl.data.layouts.part_names import parts_named
@@ -64,11 +73,11 @@ Array = NDArray[Any]
 class Parquet(Source):
     """A `.parquet` file, or a folder of them; the files are shards, and parts by their names.
 
-    A column of pictures holds files (bytes, or a struct of bytes and path) or arrays of one shape,
-    which are read as those of an `.npz` file; a column of labels numbers or texts. Names of classes
-    are those that Hugging Face stores in the metadata. Files are parsed in a child process with
-    limits (`core.limited_process`), and picture files copied to a temporary folder, so that single
-    ones can be read.
+    A column of pictures holds files (bytes, or a struct of bytes and path), or arrays of one shape,
+    which are read as those of an `.npz` file; a column of labels numbers or texts. Files may be
+    recordings of sound in place of pictures. Names of classes are those that Hugging Face stores in
+    the metadata. Parquet is parsed in a child process with limits (`core.limited_process`), and the
+    files in it copied to a temporary folder, so that single ones can be read.
 
     Parameters
     ----------
@@ -78,17 +87,21 @@ class Parquet(Source):
         Part -> value of the split column, or name of the split; empty: there are no parts.
     channel_axis : {"first", "last"}, optional
         Where the channels of arrays are; None: by the shape.
+    **audio
+        Fields of `data.layouts.audio_tables.AudioOptions`, for recordings of sound.
     """
 
-    uses = frozenset({"columns", "parts", "channel_axis"})
+    uses = frozenset({"columns", "parts", "channel_axis"}) | AUDIO_OPTIONS
 
     def __init__(
         self,
         columns: Mapping[str, str] | None = None,
         parts: Mapping[str, str] | None = None,
         channel_axis: str | None = None,
+        **audio: Any,
     ) -> None:
         self._columns, self._parts, self._channel_axis = dict(columns or {}), parts, channel_axis
+        self._audio = AudioOptions(**audio)
 
     def accepts(self, data: str) -> bool:
         is_file = data.lower().endswith(".parquet") and Path(data).is_file()
@@ -116,16 +129,30 @@ class Parquet(Source):
             table = Table(data, {**table.columns, **known}, table.places)
         rows = assigned_rows(table, roles, self._parts)
         decisions = () if decision is None else (decision,)
+        is_sound = _are_sound(shards[0].features.get(column), found.pictures)
+        if not is_sound:
+            self._audio.refuse("no recordings of sound")
         if found.blocks:
             return self._arrays(data, found, table, roles, rows, names)
         if self._channel_axis is not None:
             raise ConfigError(
                 f"--channel-axis {self._channel_axis} has no effect: the column {column!r} of "
-                f"{data} holds picture files",
+                f"{data} holds files",
                 fix="leave it out",
             )
         pictures = [found.pictures[row] for row in rows.kept]
         ids = [picture.name for picture in pictures]
+        if is_sound:
+            return cut_audio_rows(
+                table,
+                roles,
+                rows,
+                pictures,
+                ids,
+                self._audio,
+                class_names=names,
+                decision=decision,
+            )
         return make_samples(table, roles, rows, pictures, ids, names, decisions)
 
     def _arrays(
@@ -272,15 +299,6 @@ def _picture_column(data: str, shards: Sequence[_Shard], stated: str) -> str:
                 f"{shards[0].path} and {shard.path} have different columns", fix="give one data set"
             )
     found = {name: kind for name, kind in kinds.items() if kind in ("picture", "array")}
-    features = shards[0].features
-    sound = [name for name in found if _is_sound(features.get(name))]
-    if stated in sound or (sound and len(sound) == len(found)):
-        raise DataError(
-            f"{data}: the column {stated or sound[0]!r} holds sound, which is read from files only",
-            fix="write the `bytes` of each row into a file, such as FOLDER/LABEL/0001.wav, and "
-            "give the folder",
-        )
-    found = {name: kind for name, kind in found.items() if name not in sound}
     if stated:
         if stated not in found:
             raise ConfigError(
@@ -303,9 +321,11 @@ def _picture_column(data: str, shards: Sequence[_Shard], stated: str) -> str:
     return pictures[0]
 
 
-def _is_sound(feature: object) -> bool:
-    """Whether Hugging Face describes a column as one of recordings of sound."""
-    return isinstance(feature, dict) and feature.get("_type") == "Audio"
+def _are_sound(feature: object, files: Sequence[Member]) -> bool:
+    """Whether a column has recordings of sound: as Hugging Face describes it, or by its files."""
+    if isinstance(feature, dict) and feature.get("_type") == "Audio":
+        return True
+    return bool(files) and all(file.suffix in AUDIO_SUFFIXES for file in files)
 
 
 @dataclass
@@ -337,7 +357,7 @@ def _read(data: str, shards: Sequence[_Shard], column: str) -> _Content:
         raise DataError(f"{data} holds no rows", fix="give a table of labelled pictures")
     if found.pictures and not any(picture.size for picture in found.pictures):
         raise DataError(
-            f"{data}: no row of the column {column!r} has the bytes of a picture; it may have the "
+            f"{data}: no row of the column {column!r} has the bytes of a file; it may have the "
             "paths of files that lie elsewhere",
             fix="write the table again with the files in it, in datasets: data.with_format('arrow')"
             ".map(datasets.table.embed_table_storage, batched=True); or write a table (.csv) of "
@@ -379,8 +399,20 @@ def _check_size(data: str, found: _Content) -> None:
         )
 
 
-_SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png"}
-"""Start of a picture file -> suffix in its name."""
+_SUFFIXES = {
+    b"\xff\xd8": ".jpg",
+    b"\x89PNG": ".png",
+    b"fLaC": ".flac",
+    b"OggS": ".ogg",
+    b"ID3": ".mp3",
+}
+"""Start of a file -> suffix in its name."""
+
+
+def _suffix(content: bytes) -> str:
+    if content[:4] == b"RIFF":
+        return ".wav" if content[8:12] == b"WAVE" else ""
+    return next((end for magic, end in _SUFFIXES.items() if content.startswith(magic)), "")
 
 
 @dataclass(frozen=True)
@@ -416,10 +448,7 @@ class _Pack:
         made: list[Member] = []
         start = 0
         for n, size in enumerate(answer.fields["sizes"]):
-            content = answer.payload[start : start + 8]
-            suffix = next(
-                (end for magic, end in _SUFFIXES.items() if content.startswith(magic)), ""
-            )
+            suffix = _suffix(answer.payload[start : start + min(size, 12)])
             name = f"{shard}/{first + n:06}{suffix}"
             made.append(_Row(self.path, name, self._size + start, size, size, None, pack=self))
             start += size

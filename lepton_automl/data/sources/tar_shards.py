@@ -1,13 +1,22 @@
-"""Tar shards named as in WebDataset: `000001.jpg` beside `000001.cls` or `000001.json`."""
+"""Tar shards named as in WebDataset: `000001.jpg` beside `000001.cls` or `000001.json`.
+
+A sample may be a recording of sound, `000001.wav`, in place of a picture.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lepton_automl.core import untrusted_archives, untrusted_files
 from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.data.audio_files import SUFFIXES as AUDIO_SUFFIXES
+from lepton_automl.data.layouts.audio_tables import (
+    AUDIO_OPTIONS,
+    AudioOptions,
+    cut_audio_rows,
+)
 from lepton_automl.data.layouts.folder_kinds import folder_kind
 from lepton_automl.data.layouts.part_names import parts_named
 from lepton_automl.data.layouts.tables import (
@@ -33,10 +42,6 @@ _FIX_GZ = (
     "of an archive of class folders: unpack it with `tar -xf` and give the folder; of a shard with "
     "KEY.jpg and KEY.cls: `gunzip` it and give the .tar file"
 )
-_FIX_SOUND = (
-    "sound is read from files: unpack the archive, and give a folder with one sub-folder per "
-    "class, or a table (.csv) of paths and labels"
-)
 
 
 class TarShards(Source):
@@ -52,14 +57,19 @@ class TarShards(Source):
         What a field holds (`label`, `split`, `group`) -> its name.
     parts : mapping of str to str, optional
         Part -> value of the field with the parts; empty: the shards are no parts.
+    **audio
+        Fields of `data.layouts.audio_tables.AudioOptions`, for shards with recordings of sound.
     """
 
-    uses = frozenset({"columns", "parts"})
+    uses = frozenset({"columns", "parts"}) | AUDIO_OPTIONS
 
     def __init__(
-        self, columns: Mapping[str, str] | None = None, parts: Mapping[str, str] | None = None
+        self,
+        columns: Mapping[str, str] | None = None,
+        parts: Mapping[str, str] | None = None,
+        **audio: Any,
     ) -> None:
-        self._columns, self._parts = columns, parts
+        self._columns, self._parts, self._audio = columns, parts, AudioOptions(**audio)
 
     def accepts(self, data: str) -> bool:
         is_file = data.lower().endswith((".tar", ".tar.gz", ".tgz")) and Path(data).is_file()
@@ -94,14 +104,19 @@ class TarShards(Source):
             stated = {**(stated or {}), "label": _LABEL}
         table, roles, decision = find_roles(table, stated, needs_path=False)
         kept = assigned_rows(table, roles, self._parts)
-        return make_samples(
-            table,
-            roles,
-            kept,
-            [pictures[row] for row in kept.kept],
-            [names[row] for row in kept.kept],
-            decisions=() if decision is None else (decision,),
-        )
+        files, ids = ([found[row] for row in kept.kept] for found in (pictures, names))
+        if _are_sound(data, files):
+            return cut_audio_rows(table, roles, kept, files, ids, self._audio, decision=decision)
+        self._audio.refuse("pictures")
+        made = () if decision is None else (decision,)
+        return make_samples(table, roles, kept, files, ids, decisions=made)
+
+
+def _are_sound(data: str, files: Sequence[Member]) -> bool:
+    sound = [file.suffix.lower() in AUDIO_SUFFIXES for file in files]
+    if any(sound) and not all(sound):
+        raise DataError(f"{data} holds pictures and recordings of sound", fix="give one kind")
+    return any(sound)
 
 
 def _samples(shard: Path) -> dict[str, dict[str, Member]]:
@@ -139,16 +154,15 @@ def _endings(members: Mapping[str, Member]) -> str:
 
 
 def _sample(shard: Path, key: str, members: Mapping[str, Member]) -> tuple[Member, dict[str, str]]:
-    """The picture of a sample, and its texts by name."""
-    pictures = [m for suffix, m in members.items() if f".{suffix.rpartition('.')[2]}" in SUFFIXES]
-    if len(pictures) != 1:
-        fix = f"{_FIX}; {_FIX_FOLDERS}" if "/" in key else _FIX
-        if any(f".{suffix.rpartition('.')[2]}" in AUDIO_SUFFIXES for suffix in members):
-            fix = _FIX_SOUND
+    """The picture or recording of a sample, and its texts by name."""
+    suffix_of = {m: f".{suffix.rpartition('.')[2]}" for suffix, m in members.items()}
+    found = [m for m, suffix in suffix_of.items() if suffix in SUFFIXES]
+    found = found or [m for m, suffix in suffix_of.items() if suffix in AUDIO_SUFFIXES]
+    if len(found) != 1:
         raise DataError(
-            f"{shard}: the sample {key} has {len(pictures)} pictures among its members "
+            f"{shard}: the sample {key} has {len(found)} pictures or recordings among its members "
             f"{_endings(members)}; the rule is one",
-            fix=fix,
+            fix=f"{_FIX}; {_FIX_FOLDERS}" if "/" in key else _FIX,
         )
     row: dict[str, str] = {}
     named = [suffix for suffix in members if suffix.endswith(f".{_LABEL}")]
@@ -163,4 +177,4 @@ def _sample(shard: Path, key: str, members: Mapping[str, Member]) -> tuple[Membe
             content = members[suffix].read(max_bytes=_MAX_TEXT, fix=_FIX)
             text = untrusted_files.decode_text(content, str(members[suffix]), fix=_FIX)
             row[suffix] = text.strip()
-    return pictures[0], row
+    return found[0], row
