@@ -31,13 +31,13 @@ AUTO, NONE = "auto", "none"
 Prefer = Literal["size", "latency"]
 
 MAX_FOLDS = 10
+"""Folds of a cross-validation at most: more would be too small to be compared one by one."""
 MAX_WINDOW = 1 << 20
 """Values of a window of a recording."""
 MIN_RATE, MAX_RATE = 1000, 192_000
 """Hertz, of sound."""
 MAX_MELS = 256
 """Bands of its features."""
-"""Folds of a cross-validation at most: more would be too small to be compared one by one."""
 
 Balance = Literal["auto", "on", "off"]
 Channels = Literal["auto", "1", "3", "4"]
