@@ -27,9 +27,7 @@ def fits(folder: Path, verdict: Verdict) -> list[BoardFit]:
         elsewhere.
     """
     if verdict.problems and verdict.int8 is None:
-        raise ArtifactError(
-            f"{folder} cannot be believed: {verdict.problems[0]}", fix=manifest.FRESH
-        )
+        raise ArtifactError(f"{folder} is broken: {verdict.problems[0]}", fix=manifest.FRESH)
     if read_provenance(folder).origin == "foreign":
         raise DataError(
             f"{folder} is of a model made elsewhere, which has no C files",
