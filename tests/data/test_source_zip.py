@@ -11,9 +11,12 @@ from PIL import Image
 
 from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.pictures.decode import decode
+from lepton_automl.data.sources.audio_folder import AudioFolder
 from lepton_automl.data.sources.zip import Zip
-from lepton_automl.errors import DataError
+from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.pictures import random_pictures, write_folder
+from tests.helpers.sounds import tone
+from tests.helpers.sounds import write as write_wav
 
 
 def pack(folder, path, *, method=zipfile.ZIP_DEFLATED):
@@ -47,6 +50,45 @@ def test_a_folder_around_all_and_what_a_mac_leaves_behind_are_passed_over(tmp_pa
     samples = Zip().read(pack(tmp_path / "top", tmp_path / "p.zip"))
     assert samples.class_names == ("a", "b")
     assert len(samples) == 4
+
+
+@pytest.mark.parametrize("is_divided", [True, False])
+def test_recordings_of_sound_are_read_as_the_files_of_the_folder(tmp_path, is_divided):
+    for n in range(12):
+        part = ("train", "val", "test")[n // 2 % 3] if is_divided else ""
+        path = tmp_path / "wav" / part / ("high", "low")[n % 2] / f"{n:03}.wav"
+        write_wav(path, tone((900, 300)[n % 2], 0.4 + 0.1 * (n % 3), seed=n))
+    for n in range(3):
+        noise = tmp_path / "wav" / ("train" if is_divided else "") / "_background_noise_"
+        write_wav(noise / f"{n}.wav", tone(50, 1.1, seed=n))
+    path = pack(tmp_path / "wav", tmp_path / "s.zip")
+    how = {"window": 2400, "stride": 1200}
+    one, other = Zip(**how).read(path), AudioFolder(**how).read(str(tmp_path / "wav"))
+    np.testing.assert_array_equal(one.sound, other.sound)
+    assert one.ids == other.ids
+    assert one.class_names == other.class_names == ("background", "high", "low")
+    for name in ("labels", "groups", "recordings"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    assert (one.parts is None) == (other.parts is None) == (not is_divided)
+    if is_divided:
+        np.testing.assert_array_equal(one.parts, other.parts)
+
+
+def test_a_folder_around_recordings_is_passed_and_loose_ones_are_refused(tmp_path):
+    for n in range(4):
+        write_wav(tmp_path / "top" / "sounds" / "ab"[n % 2] / f"{n}.wav", tone(500, 0.3, seed=n))
+    path = pack(tmp_path / "top", tmp_path / "s.zip")
+    assert Zip().read(path).class_names == ("a", "b")
+    with pytest.raises(ConfigError, match="--parts train=a,test=b has no effect"):
+        open_dataset(path, part_names="train=a,test=b")
+    loose = pack(tmp_path / "top" / "sounds" / "a", tmp_path / "loose.zip")
+    with pytest.raises(DataError, match="no folders with recordings of sound"):
+        Zip().read(loose)
+
+
+def test_options_of_sound_have_no_effect_on_pictures(tmp_path):
+    with pytest.raises(ConfigError, match="--rate 8000 has no effect: the data are pictures"):
+        open_dataset(example(tmp_path), rate=8000)
 
 
 def picture():

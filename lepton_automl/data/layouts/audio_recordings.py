@@ -21,6 +21,7 @@ from lepton_automl.models.front_end import MAX_WINDOW, default_frame
 
 BACKGROUND = "background"
 """Class of recordings of noise."""
+_BACKGROUND_FOLDERS = frozenset({"_background_noise_", "background_noise", "_background_"})
 _LARGEST_RATE = 16_000
 """Rate in hertz above which recordings are resampled to it unless one is stated."""
 _WHOLE, _SECONDS = 0.95, 2.0
@@ -42,6 +43,13 @@ class AudioRecording:
     is_noise: bool = False
     """Whether its windows do not overlap and are answered one by one."""
     attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+def in_class_folder(path: AudioFile, name: str, folder: str, part: str) -> AudioRecording:
+    """A recording in a folder that names its class, or in one of background noise."""
+    is_noise = folder.lower() in _BACKGROUND_FOLDERS
+    label = BACKGROUND if is_noise else folder
+    return AudioRecording(path, name, label, part, is_noise=is_noise)
 
 
 def cut_audio(

@@ -40,6 +40,16 @@ class AudioOptions:
         for name in ("window", "stride", "rate", "mels", "band_mean"):
             refuse(f"--{name.replace('_', '-')}", getattr(self, name), what)
 
+    def cut(self, recordings: Sequence[AudioRecording]) -> Samples:
+        """Windows of the recordings (`cut_audio`)."""
+        return cut_audio(
+            recordings,
+            window=self.window,
+            stride=self.stride,
+            rate=self.rate,
+            skip_corrupt=self.skip_corrupt,
+        )
+
 
 def refuse(option: str, value: Any, what: str) -> None:
     """Raise an error if an option is stated that has no effect.
@@ -91,7 +101,7 @@ def cut_audio_rows(
     labels = label_texts(table, roles, rows, class_names)
     others = table.other_columns(roles)
     order = sorted(range(len(ids)), key=lambda n: (labels[n], folder_order(ids[n])))
-    samples = cut_audio(
+    samples = options.cut(
         [
             AudioRecording(
                 files[n],
@@ -102,11 +112,7 @@ def cut_audio_rows(
                 attributes={name: column[places[n]] for name, column in others.items()},
             )
             for n in order
-        ],
-        window=options.window,
-        stride=options.stride,
-        rate=options.rate,
-        skip_corrupt=options.skip_corrupt,
+        ]
     )
     made = (*([] if decision is None else [decision]), *rows.decisions)
     return dataclasses.replace(

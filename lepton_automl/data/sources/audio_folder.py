@@ -9,13 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from lepton_automl.data.audio_files import SUFFIXES
-from lepton_automl.data.layouts.audio_recordings import BACKGROUND, AudioRecording, cut_audio
+from lepton_automl.data.layouts.audio_recordings import cut_audio, in_class_folder
 from lepton_automl.data.layouts.folder_kinds import folder_kind
-from lepton_automl.data.layouts.recording_folders import RecordingFile, recording_files
+from lepton_automl.data.layouts.recording_folders import recording_files
 from lepton_automl.data.sources import Samples, Source
 from lepton_automl.errors import DataError
 
-_BACKGROUND_FOLDERS = frozenset({"_background_noise_", "background_noise", "_background_"})
 _LAYOUT = "give DATA/CLASS/RECORDING.wav, or DATA/train/CLASS/... and DATA/test/CLASS/..."
 
 
@@ -49,7 +48,10 @@ class AudioFolder(Source):
         return folder_kind(data) == "audio_folder"
 
     def read(self, data: str) -> Samples:
-        files = [_recording(file) for file in recording_files(Path(data), SUFFIXES)]
+        files = [
+            in_class_folder(file.path, file.id, file.label, file.part)
+            for file in recording_files(Path(data), SUFFIXES)
+        ]
         if not files:
             raise DataError(f"{data} has no folders with recordings of sound", fix=_LAYOUT)
         return cut_audio(
@@ -59,9 +61,3 @@ class AudioFolder(Source):
             rate=self._rate,
             skip_corrupt=self._skip_corrupt,
         )
-
-
-def _recording(file: RecordingFile) -> AudioRecording:
-    is_noise = file.label.lower() in _BACKGROUND_FOLDERS
-    label = BACKGROUND if is_noise else file.label
-    return AudioRecording(file.path, file.id, label, file.part, is_noise=is_noise)
