@@ -8,6 +8,7 @@ payload.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ from lepton_automl.errors import DataError, first_line
 _ROWS = 64
 """Rows of an answer."""
 _MAX_COLUMNS = 1024
+_LONGEST_NAME = 100
+"""Characters of the name of a file, the last ones."""
 _MAX_METADATA = 16 << 20
 """Bytes of the metadata of Hugging Face, which list the names of the classes."""
 
@@ -83,6 +86,7 @@ class _Server:
             column = batch.column(name)
             if kind == "picture":
                 found["sizes"], payload = _pictures(column)
+                found["names"] = _file_names(column)
             elif kind == "array":
                 values = _array(column)
                 found["shape"], found["dtype"] = list(values.shape), values.dtype.str
@@ -106,8 +110,12 @@ def _kind(found: Any) -> str:
     is_number = types.is_integer(found) or types.is_floating(found) or types.is_boolean(found)
     if depth:
         return "array" if is_number else "other"
-    is_text = types.is_string(found) or types.is_large_string(found) or types.is_temporal(found)
+    is_text = _is_text(found) or types.is_temporal(found)
     return "text" if is_number or is_text else "other"
+
+
+def _is_text(found: Any) -> bool:
+    return bool(types.is_string(found) or types.is_large_string(found))
 
 
 def _stored(found: Any) -> Any:
@@ -135,6 +143,16 @@ def _pictures(column: Any) -> tuple[list[int], bytes]:
     if largest > PICTURE.max_bytes:
         raise ValueError(f"a picture has {largest} bytes, at most {PICTURE.max_bytes} are read")
     return [len(each) for each in contents], b"".join(contents)
+
+
+def _file_names(column: Any) -> list[str]:
+    """Name of each file without its folders; empty where the column has none."""
+    if types.is_struct(column.type):
+        at = column.type.get_field_index("path")
+        if at >= 0 and _is_text(column.type.field(at).type):
+            paths = column.field(at).to_pylist()
+            return [re.split(r"[/\\]", path or "")[-1][-_LONGEST_NAME:] for path in paths]
+    return [""] * len(column)
 
 
 def _array(column: Any) -> NDArray[Any]:

@@ -64,7 +64,7 @@ def test_a_folder_of_the_hub_is_read_with_its_names_and_splits(tmp_path):
     assert (samples.parts == "train").sum() == 16
     assert (samples.parts == "test").sum() == 8
     found = dict(zip(samples.ids, zip(samples.pictures, samples.labels, strict=True), strict=True))
-    picture, label = found["train-00001-of-00002/000003.png"]
+    picture, label = found["train-00001-of-00002/000003-3.png"]
     assert picture.read(max_bytes=1 << 20, fix="") == png(X[11])
     assert label == Y[11]
 
@@ -225,6 +225,24 @@ def test_columns_beside_sound_are_groups_and_attributes(tmp_path):
     samples = Parquet().read(path)
     assert len(set(samples.groups.tolist())) == 2
     assert samples.attributes["room"] == ("x", "z", "x", "z", "y", "w", "y", "w")
+
+
+def test_names_of_files_are_in_those_of_samples_so_that_they_say_groups(tmp_path):
+    names = [f"a/b\\{n % 2}_{('ann', 'bob', 'cat')[n // 2 % 3]}\n_{n}.wav" for n in range(12)]
+    contents = [wav_bytes(tone(500 + 400 * (n % 2), 0.3, seed=n)) for n in range(12)]
+    files = [{"bytes": c, "path": n} for c, n in zip(contents, names, strict=True)]
+    path = save(tmp_path / "x.parquet", table({"audio": files, "label": [0, 1] * 6}))
+    assert Parquet().read(path).ids[0] == "x/000000-0_ann__0.wav"
+    dataset = open_dataset(path, group="_([a-z]+)_")
+    groups = [{name.split("_")[1] for name in part.ids} for part in dataset.parts]
+    assert sorted(map(sorted, groups)) == [["ann"], ["bob"], ["cat"]]
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("p.jpeg", "p.jpeg"), ("p.x", "p.x.png"), ("", "")])
+def test_the_suffix_is_that_of_the_content_where_the_name_has_none(tmp_path, name, wanted):
+    files = [{"bytes": png(pixels), "path": name or None} for pixels in X]
+    samples = Parquet().read(save(tmp_path / "x.parquet", table({"image": files, "label": Y})))
+    assert samples.ids[0] == (f"x/000000-{wanted}" if wanted else "x/000000.png")
 
 
 def test_options_of_sound_have_no_effect_on_pictures(tmp_path):

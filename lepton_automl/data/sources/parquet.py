@@ -40,6 +40,7 @@ from lepton_automl.data.layouts.tables import (
     find_roles,
     make_samples,
 )
+from lepton_automl.data.pictures.picture_files import SUFFIXES
 from lepton_automl.data.samples import RawSamples, Samples
 from lepton_automl.data.sources import Source
 from lepton_automl.errors import ConfigError, DataError, MachineError
@@ -325,7 +326,7 @@ def _are_sound(feature: object, files: Sequence[Member]) -> bool:
     """Whether a column has recordings of sound: as Hugging Face describes it, or by its files."""
     if isinstance(feature, dict) and feature.get("_type") == "Audio":
         return True
-    return bool(files) and all(file.suffix in AUDIO_SUFFIXES for file in files)
+    return bool(files) and all(file.suffix.lower() in AUDIO_SUFFIXES for file in files)
 
 
 @dataclass
@@ -409,6 +410,10 @@ _SUFFIXES = {
 """Start of a file -> suffix in its name."""
 
 
+_UNUSUAL = re.compile(r"[^\w.+-]")
+"""What is replaced in the names of files, which may be any text."""
+
+
 def _suffix(content: bytes) -> str:
     if content[:4] == b"RIFF":
         return ".wav" if content[8:12] == b"WAVE" else ""
@@ -424,7 +429,8 @@ class _Row(Member):
     """Keeps the file as long as this is there."""
 
     def __str__(self) -> str:
-        return f"the picture {self.name}"
+        what = "recording" if self.suffix.lower() in AUDIO_SUFFIXES else "picture"
+        return f"the {what} {self.name}"
 
 
 class _Pack:
@@ -449,7 +455,11 @@ class _Pack:
         start = 0
         for n, size in enumerate(answer.fields["sizes"]):
             suffix = _suffix(answer.payload[start : start + min(size, 12)])
-            name = f"{shard}/{first + n:06}{suffix}"
+            # The names of files may say a speaker or a patient, which `--group` finds in them.
+            own = _UNUSUAL.sub("_", answer.fields["names"][n])
+            name = f"{shard}/{first + n:06}{f'-{own}' if own else ''}"
+            if not {Path(name).suffix.lower(), suffix} <= SUFFIXES and not name.endswith(suffix):
+                name += suffix
             made.append(_Row(self.path, name, self._size + start, size, size, None, pack=self))
             start += size
         self._size += start
