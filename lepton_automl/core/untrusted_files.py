@@ -17,7 +17,7 @@ import tomllib
 from collections import Counter
 from dataclasses import dataclass
 from datetime import date, time
-from io import BufferedReader, BytesIO
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,13 @@ def open_file(
 
 def open_or_read(
     path: Path, kind: FileKind, *, most: int, fix: str, error: ErrorType = DataError
-) -> BufferedReader | BytesIO:
+) -> BufferedReader | bytes:
     """As `open_file`; the content of a file of up to `most` bytes is read at once, by one call."""
     handle, size = _opened(path, kind, fix, error)
     if size > most:
         return os.fdopen(handle, "rb")
     try:
-        return BytesIO(_read(handle, size, size))
+        return _read(handle, size, size)
     finally:
         os.close(handle)
 

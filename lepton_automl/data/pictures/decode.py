@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ from lepton_automl.data.pictures.picture_files import (
     PictureFile,
     image_in,
     is_16_bit_colour,
-    open_picture,
+    open_or_read,
     opened,
     unreadable,
 )
@@ -118,23 +118,24 @@ def decode(
             f"{picture} is a picture file, {channels} channels are wanted",
             fix="give .npy files with arrays (H, W, C)",
         )
-    with open_picture(picture) as file:
-        if channels in _PLAIN and (plain := _plain_image(file)) is not None:
-            try:
-                return _framed(plain, channels, size, framing)
-            except UNREADABLE as error:
-                raise unreadable(picture, error) from error
-        with image_in(file, picture) as image:
-            if channels not in _PLAIN:
-                return _each_channel(modes.with_opacity(image, scale), channels, size, framing)
-            return _framed(modes.upright(image, picture, scale), channels, size, framing)
+    found = open_or_read(picture)
+    if channels in _PLAIN and (plain := _plain_image(found)) is not None:
+        try:
+            return _framed(plain, channels, size, framing)
+        except UNREADABLE as error:
+            raise unreadable(picture, error) from error
+    file = io.BytesIO(found) if isinstance(found, bytes) else found
+    with file, image_in(file, picture) as image:
+        if channels not in _PLAIN:
+            return _each_channel(modes.with_opacity(image, scale), channels, size, framing)
+        return _framed(modes.upright(image, picture, scale), channels, size, framing)
 
 
-def _plain_image(file: BinaryIO) -> Image.Image | None:
+def _plain_image(found: bytes | io.BufferedReader) -> Image.Image | None:
     """The picture in a file of the simplest form, which needs no conversion; else None."""
-    if not isinstance(file, io.BytesIO):
+    if not isinstance(found, bytes):
         return None
-    return plain_png.read(file.getvalue(), SMALL // BYTES_A_PIXEL)
+    return plain_png.read(found, SMALL // BYTES_A_PIXEL)
 
 
 def _each_channel(
