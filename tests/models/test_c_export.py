@@ -29,6 +29,7 @@ from lepton_automl.models.graph import Add, Gate, GlobalPool, Linear, MaxPool, M
 from lepton_automl.models.integer_reference import integer_reference
 from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.residual import Residual
+from lepton_automl.models.layers.sepconv import SepConv
 from lepton_automl.models.layers.stem import Stem
 from lepton_automl.models.memory_plan import Swish, plan_memory, steps
 from lepton_automl.models.onnx_export import int8_onnx
@@ -291,6 +292,23 @@ def test_a_cortex_m4_gives_the_same_bytes(tmp_path):
     sizes = C().sizes(_artifact(tmp_path, net, samples))
     assert sizes.arena_bytes == plan_memory(net.arch.graph).size
     assert sizes.flash_bytes == found.flash_bytes
+
+
+@pytest.mark.skipif(bool(cortex_m.missing()), reason=cortex_m.missing() or "-")
+@pytest.mark.parametrize("core", ["m4", "m55"])
+def test_filters_of_each_channel_give_the_same_bytes_for_any_number_of_channels(tmp_path, core):
+    """Of 3, 7 and 6 channels, beyond all borders, with zero points other than 0 and with 0."""
+    filters = [
+        SepConv(7, kernel=5, stride=2, activation="hswish"),
+        SepConv(6, kernel=7, activation="relu"),
+        SepConv(4, kernel=3, activation="none"),
+    ]
+    arch = chain((9, 11, 3), [Stem(3, activation="hswish"), *filters, Head()], len(NAMES))
+    net, samples = random_net(arch, 64, 1), random_samples(arch, 6, 1)
+    written(tmp_path, net, samples)
+    expected = exact_logits(net, samples).logits.tobytes()
+    for options in (["-Os"], ["-O0"], ["-O1", "-DNET_PORTABLE"]):
+        assert cortex_m.emulate(tmp_path, core, samples, options).logits.tobytes() == expected
 
 
 @pytest.mark.skipif(bool(cortex_m.missing()), reason=cortex_m.missing() or "-")

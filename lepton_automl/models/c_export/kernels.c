@@ -781,10 +781,8 @@ struct net_depthwise {
 };
 
 #if NET_LANES
+
 #define NET_DEPTHWISE_BLOCK 32 /* channels at once */
-#else
-#define NET_DEPTHWISE_BLOCK 4
-#endif
 
 /* sums += part of a window times its weights, for `count` channels; the steps are those from a row to
    the next. */
@@ -800,89 +798,6 @@ static inline void net_taps(int32_t *sums, int32_t count, const uint8_t *x, int3
     }
 }
 
-#if NET_MVE
-static void net_taps4(int32_t *sums, const uint8_t *x, int32_t step, const int8_t *w, int32_t w_step, int32_t rows, int32_t columns, int32_t channels, int32_t zero)
-{
-    int32x4_t all = vldrwq_s32(sums);
-    int32_t k;
-    for (; rows > 0; rows--, x += step - columns * channels, w += w_step - columns * channels)
-        for (k = columns; k > 0; k--, x += channels, w += channels) {
-            const int32x4_t values = vsubq_n_s32(vreinterpretq_s32_u32(vldrbq_u32(x)), zero);
-            all = vaddq_s32(all, vmulq_s32(values, vldrbq_s32(w)));
-        }
-    vstrwq_s32(sums, all);
-}
-#endif
-
-#if NET_LANES == 0
-/* Part of a window that lies inside of the input. */
-struct net_part {
-    const uint8_t *x;
-    const int8_t *w;
-    int32_t rows, columns;
-};
-
-/* s0 to s3 += four channels of x, less their zero, times their weights. Without optimization there are
-   too few registers for one statement. */
-#if NET_SMLAD && defined(__OPTIMIZE__)
-#define NET_TAP                                                                                     \
-    do {                                                                                            \
-        uint32_t a, b, t;                                                                           \
-        __asm__ volatile("ldr %[t], [%[x]]\n\tldr %[b], [%[w]]\n\tuxtb16 %[a], %[t]\n\t"             \
-                         "uxtb16 %[t], %[t], ror #8\n\tssub16 %[a], %[a], %[zeros]\n\t"             \
-                         "ssub16 %[t], %[t], %[zeros]\n\tsxtb16 %[b], %[b]\n\t"                     \
-                         "smlabb %[s0], %[a], %[b], %[s0]\n\tsmlatt %[s2], %[a], %[b], %[s2]\n\t"   \
-                         "ldr %[b], [%[w]]\n\tadd %[x], %[x], %[more]\n\tadd %[w], %[w], %[more]\n\t" \
-                         "sxtb16 %[b], %[b], ror #8\n\tsmlabb %[s1], %[t], %[b], %[s1]\n\t"         \
-                         "smlatt %[s3], %[t], %[b], %[s3]"                                          \
-                         : [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3), [x] "+r"(x), \
-                           [w] "+r"(w), [a] "=&r"(a), [b] "=&r"(b), [t] "=&r"(t)                    \
-                         : [more] "r"(channels), [zeros] "r"(zeros)                                 \
-                         : "memory");                                                               \
-    } while (0)
-#else
-#define NET_TAP                      \
-    do {                             \
-        s0 += (x[0] - zero) * w[0];  \
-        s1 += (x[1] - zero) * w[1];  \
-        s2 += (x[2] - zero) * w[2];  \
-        s3 += (x[3] - zero) * w[3];  \
-        x += channels;               \
-        w += channels;               \
-    } while (0)
-#endif
-
-/* Four channels from c on at one place. */
-NET_ALONE static void net_depthwise_four(const struct net_depthwise *p, const struct net_part *part, int32_t c, uint8_t *y)
-{
-    const int32_t channels = p->channels, zero = p->zero;
-    const int32_t *const biases = p->biases + c;
-    const float *factors;
-    const uint8_t *x = part->x + c;
-    const int8_t *w = part->w + c;
-#if NET_MVE
-    int32_t sums[4] = {biases[0], biases[1], biases[2], biases[3]};
-    int32_t s0, s1, s2, s3;
-    net_taps4(sums, x, p->width * channels, w, p->columns * channels, part->rows, part->columns, channels, zero);
-    s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
-#else
-    const int32_t x_skip = (p->width - part->columns) * channels, w_skip = (p->columns - part->columns) * channels;
-    int32_t s0 = biases[0], s1 = biases[1], s2 = biases[2], s3 = biases[3], rows = part->rows, n;
-#if NET_SMLAD && defined(__OPTIMIZE__)
-    const uint32_t zeros = (uint32_t)zero * 0x10001u;
-#endif
-    for (; rows > 0; rows--, x += x_skip, w += w_skip)
-        for (n = part->columns; n > 0; n--)
-            NET_TAP;
-#endif
-    factors = p->factors + c;
-    y[0] = net_requantized(s0, factors[0], p->out_zero);
-    y[1] = net_requantized(s1, factors[1], p->out_zero);
-    y[2] = net_requantized(s2, factors[2], p->out_zero);
-    y[3] = net_requantized(s3, factors[3], p->out_zero);
-}
-#endif
-
 static void net_depthwise(const struct net_depthwise *p, const uint8_t *x, uint8_t *y)
 {
     const int32_t channels = p->channels, step = p->width * channels, w_step = p->columns * channels;
@@ -895,41 +810,217 @@ static void net_depthwise(const struct net_depthwise *p, const uint8_t *x, uint8
             const int32_t columns = (left + p->columns > p->width ? p->width - left : p->columns) - first;
             const uint8_t *from = x + (top + first_row) * step + (left + first) * channels;
             const int8_t *w = p->weights + first_row * w_step + first * channels;
-            c = 0;
-#if NET_LANES == 0
-            {
-                struct net_part part;
-                part.x = from;
-                part.w = w;
-                part.rows = rows;
-                part.columns = columns;
-                for (; c + 4 <= channels; c += 4)
-                    net_depthwise_four(p, &part, c, y + c);
-            }
-#endif
-            for (; c < channels; c += NET_DEPTHWISE_BLOCK) {
+            for (c = 0; c < channels; c += NET_DEPTHWISE_BLOCK) {
                 const int32_t count = channels - c < NET_DEPTHWISE_BLOCK ? channels - c : NET_DEPTHWISE_BLOCK;
                 int32_t sums[NET_DEPTHWISE_BLOCK];
                 for (n = 0; n < count; n++)
                     sums[n] = p->biases[c + n];
-#if NET_LANES
                 if (count == NET_DEPTHWISE_BLOCK)
                     net_taps(sums, NET_DEPTHWISE_BLOCK, from + c, step, w + c, w_step, rows, columns, channels, p->zero);
                 else
-#endif
                     net_taps(sums, count, from + c, step, w + c, w_step, rows, columns, channels, p->zero);
-#if NET_LANES
                 for (n = 0; n < count; n += NET_LANES) {
                     const net_mask mask = net_first(count - n);
                     net_store(y + c + n, net_start(sums + n, mask), p->factors + c + n, p->out_zero, mask);
                 }
-#else
-                for (n = 0; n < count; n++)
-                    y[c + n] = net_requantized(sums[n], p->factors[c + n], p->out_zero);
-#endif
             }
         }
 }
+
+#else
+
+#if NET_SMLAD && defined(__OPTIMIZE__) /* without, there are too few registers for one statement */
+#define NET_PAIRS 1
+typedef uint32_t net_weight;
+#else
+#define NET_PAIRS 0
+typedef int8_t net_weight;
+#endif
+
+/* Four channels at `count` neighbouring places of a row, of whose windows the same rows and columns,
+   one at least, lie inside of the input. */
+struct net_run {
+    const struct net_depthwise *p;
+    const uint8_t *x; /* the first value inside, of the first channel */
+    const net_weight *w;
+    uint8_t *y;
+    int32_t starts[4]; /* of the sums: biases less zero times the weights inside */
+    int32_t channel, rows, wide, x_skip, w_skip, count;
+};
+
+/* s0 to s3 += four channels of x times their weights. */
+#if NET_PAIRS
+#define NET_TAP                                                                                     \
+    do {                                                                                            \
+        uint32_t a, b, t, u;                                                                        \
+        __asm__ volatile("ldr %[t], [%[x]]\n\tldrd %[b], %[u], [%[w]], #8\n\tadd %[x], %[x], %[more]\n\t" \
+                         "uxtb16 %[a], %[t]\n\tuxtb16 %[t], %[t], ror #8\n\t"                     \
+                         "smlabb %[s0], %[a], %[b], %[s0]\n\tsmlatt %[s2], %[a], %[b], %[s2]\n\t"   \
+                         "smlabb %[s1], %[t], %[u], %[s1]\n\tsmlatt %[s3], %[t], %[u], %[s3]"       \
+                         : [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3), [x] "+r"(x), \
+                           [w] "+r"(w), [a] "=&r"(a), [b] "=&r"(b), [t] "=&r"(t), [u] "=&r"(u)      \
+                         : [more] "r"(more)                                                         \
+                         : "memory");                                                               \
+    } while (0)
+#elif !NET_MVE
+#define NET_TAP            \
+    do {                   \
+        s0 += x[0] * w[0]; \
+        s1 += x[1] * w[1]; \
+        s2 += x[2] * w[2]; \
+        s3 += x[3] * w[3]; \
+        x += more;         \
+        w += more;         \
+    } while (0)
+#endif
+
+/* A function of its own, as net_conv_four. */
+NET_ALONE static void net_depthwise_four(struct net_run *run)
+{
+    do {
+        const struct net_depthwise *p = run->p;
+        const uint8_t *x = run->x;
+        const net_weight *w = run->w;
+        const int32_t more = p->channels;
+        const float *factors;
+        uint8_t *y;
+        int32_t s0, s1, s2, s3, rows = run->rows;
+#if NET_MVE
+        int32_t sums[4];
+        int32x4_t all = vldrwq_s32(run->starts);
+#else
+        s0 = run->starts[0], s1 = run->starts[1], s2 = run->starts[2], s3 = run->starts[3];
+#endif
+        do {
+            const uint8_t *const end = x + run->wide;
+            do {
+#if NET_MVE
+                all = vaddq_s32(all, vmulq_s32(vreinterpretq_s32_u32(vldrbq_u32(x)), vldrbq_s32(w)));
+                x += more;
+                w += more;
+#else
+                NET_TAP;
+#endif
+            } while (x != end);
+            x += run->x_skip;
+            w += run->w_skip;
+        } while (--rows);
+#if NET_MVE
+        vstrwq_s32(sums, all);
+        s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
+#endif
+        NET_FORGET;
+        p = run->p;
+        factors = p->factors + run->channel;
+        y = run->y;
+        y[0] = net_requantized(s0, factors[0], p->out_zero);
+        y[1] = net_requantized(s1, factors[1], p->out_zero);
+        y[2] = net_requantized(s2, factors[2], p->out_zero);
+        y[3] = net_requantized(s3, factors[3], p->out_zero);
+        run->x += p->stride * p->channels;
+        run->y += p->channels;
+    } while (--run->count);
+}
+
+#if NET_PAIRS
+/* Weights of four channels as 16 bits: of each tap those of channels 0 and 2, then of 1 and 3. */
+static void net_pairs(const struct net_depthwise *p, int32_t channel, uint32_t *pairs)
+{
+    const int8_t *w = p->weights + channel;
+    int32_t taps;
+    for (taps = p->rows * p->columns; taps > 0; taps--, w += p->channels, pairs += 2) {
+        const uint32_t four = net_load4((const uint8_t *)w);
+        __asm__("sxtb16 %0, %1" : "=r"(pairs[0]) : "r"(four));
+        __asm__("sxtb16 %0, %1, ror #8" : "=r"(pairs[1]) : "r"(four));
+    }
+}
+#endif
+
+/* starts = biases of four channels, less zero times the weights of `rows` rows of `columns` taps. */
+static void net_starts(const struct net_depthwise *p, int32_t channel, const int8_t *w, int32_t rows, int32_t columns, int32_t *starts)
+{
+    int32_t r, k, n;
+    for (n = 0; n < 4; n++) {
+        uint32_t sum = (uint32_t)p->biases[channel + n]; /* may pass 32 bits until x is added */
+        const int8_t *from = w + n;
+        for (r = 0; p->zero && r < rows; r++, from += p->columns * p->channels)
+            for (k = 0; k < columns; k++)
+                sum -= (uint32_t)(p->zero * from[k * p->channels]);
+        starts[n] = (int32_t)sum;
+    }
+}
+
+#if NET_DEPTHWISE_FEW
+/* The same for fewer than four channels. */
+static void net_depthwise_few(const struct net_depthwise *p, const uint8_t *x, uint8_t *y)
+{
+    int32_t row, column, c, r, k;
+    for (row = 0; row < p->out_height; row++)
+        for (column = 0; column < p->out_width; column++)
+            for (c = 0; c < p->channels; c++) {
+                const int32_t top = row * p->stride - p->pad_rows, left = column * p->stride - p->pad_columns;
+                int32_t sum = p->biases[c];
+                for (r = 0; r < p->rows; r++)
+                    for (k = 0; k < p->columns; k++)
+                        if (top + r >= 0 && top + r < p->height && left + k >= 0 && left + k < p->width)
+                            sum += (x[((top + r) * p->width + left + k) * p->channels + c] - p->zero)
+                                   * p->weights[(r * p->columns + k) * p->channels + c];
+                *y++ = net_requantized(sum, p->factors[c], p->out_zero);
+            }
+}
+#endif
+
+NET_ALONE static void net_depthwise(const struct net_depthwise *p, const uint8_t *x, uint8_t *y)
+{
+    const int32_t channels = p->channels, step = p->width * channels, w_step = p->columns * channels;
+    int32_t row, column, count, c;
+#if NET_DEPTHWISE_FEW
+    if (channels < 4) {
+        net_depthwise_few(p, x, y);
+        return;
+    }
+#endif
+    for (c = 0; c < channels; c += 4) {
+        const int32_t channel = net_block(c, channels);
+        struct net_run run;
+#if NET_PAIRS
+        uint32_t pairs[2 * NET_TAPS];
+        net_pairs(p, channel, pairs);
+#endif
+        run.p = p;
+        run.y = y + channel;
+        run.channel = channel;
+        for (row = 0; row < p->out_height; row++)
+            for (column = 0; column < p->out_width; column += count) {
+                const int32_t top = row * p->stride - p->pad_rows, left = column * p->stride - p->pad_columns;
+                const int32_t first_row = top < 0 ? -top : 0, first = left < 0 ? -left : 0;
+                const int32_t rows = (top + p->rows > p->height ? p->height - top : p->rows) - first_row;
+                const int32_t columns = (left + p->columns > p->width ? p->width - left : p->columns) - first;
+                const int8_t *w = p->weights + first_row * w_step + first * channels + channel;
+                count = 1;
+                if (columns == p->columns) {
+                    const int32_t places = (p->width - columns - left) / p->stride + 1, most = p->out_width - column;
+                    count = places < most ? places : most;
+                }
+                net_starts(p, channel, w, rows, columns, run.starts);
+                run.x = x + (top + first_row) * step + (left + first) * channels + channel;
+                run.rows = rows;
+                run.wide = columns * channels;
+                run.x_skip = step - run.wide;
+#if NET_PAIRS
+                run.w = pairs + 2 * (first_row * p->columns + first);
+                run.w_skip = 2 * (p->columns - columns);
+#else
+                run.w = w;
+                run.w_skip = w_step - run.wide;
+#endif
+                run.count = count;
+                net_depthwise_four(&run);
+            }
+    }
+}
+
+#endif
 
 //@ max_pool
 /* Largest value under a window, by channel; places outside of the input do not count. */

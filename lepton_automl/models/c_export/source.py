@@ -53,6 +53,10 @@ class _Source:
     """Of the front end of a net for sound."""
     kernels: list[str] = field(default_factory=lambda: ["common", "nearest", "products"])
     float_additions: int = 0
+    taps: int = 0
+    """Of the largest window of a depthwise convolution."""
+    is_depthwise_of_few: bool = False
+    """Whether one has fewer channels than kernels compute at once."""
 
     def needs(self, kernel: str) -> None:
         if kernel not in self.kernels:
@@ -372,6 +376,8 @@ def _depthwise(source: _Source, op: Conv, name: str) -> list[int | str]:
     weights = source.qparams.weights[op.name].astype(np.int64)[:, 0]
     biases = source.qparams.biases[op.name].astype(np.int64)
     _check_sums(op, x, weights.reshape(len(weights), -1), biases)
+    source.taps = max(source.taps, weights[0].size)
+    source.is_depthwise_of_few |= len(weights) < _BLOCK
     factors = np.asarray(_factors(source, op) / y.scale, np.float32)
     _append_arrays(source, name, weights.transpose(1, 2, 0), biases, factors, "factors")
     sizes = [*_sizes(op.x), op.y.height, op.y.width]
@@ -562,6 +568,9 @@ def _body(source: _Source, class_names: Sequence[str]) -> str:
         layers = f"static void net_layers(uint8_t *arena, float *logits)\n{{\n{calls}\n}}\n\n"
         calls = f"{source.front_call}\n    net_layers(arena, logits);"
     defined = f"#define NET_INPUT {c_type}\n\n" if source.is_quantized_here else ""
+    if source.taps:
+        defined += f"#define NET_TAPS {source.taps}\n"
+        defined += f"#define NET_DEPTHWISE_FEW {int(source.is_depthwise_of_few)}\n\n"
     return f"""/* Written by lepton_automl {__version__}: kernels, constants, calls. See net.h. */
 
 #include "net.h"
