@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import io
 import math
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ _BITS = {_PCM: range(1, 65), _FLOAT: (32, 64), _A_LAW: (8,), _MU_LAW: (8,)}
 """Kind of samples -> their bits."""
 _FIX = "give WAV files of PCM, float or G.711 samples; sox IN.wav -b 16 OUT.wav converts"
 _FULL_SCALE = 1 << 15
+_OPENED = re.compile(r"^Error opening <[^>]*>: ")
+"""What soundfile says of the object that it reads, with an address that changes each time."""
 
 AudioFile = Path | Member
 """A recording: a file, or one in an archive."""
@@ -233,7 +236,8 @@ def _compressed(path: AudioFile, content: bytes) -> tuple[NDArray[Any], int]:
                 raise _unreadable(path, f"{file.frames} samples in {file.channels} channels")
             return file.read(dtype="float32", always_2d=True), int(file.samplerate)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise _unreadable(path, f"no sound: {first_line(error)}") from error
+        reason = _OPENED.sub("", first_line(error))
+        raise _unreadable(path, f"no sound: {reason}") from error
 
 
 def _to_int16(path: AudioFile, samples: NDArray[Any]) -> Audio:
