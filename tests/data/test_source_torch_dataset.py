@@ -250,6 +250,13 @@ def test_a_run_from_an_object_is_continued_with_it(tmp_path):
     assert picked.outcome.verdict.int8.size_bytes < 10**6
 
 
+def test_a_data_set_of_sound_has_a_way_out():
+    items = [{"audio": {"bytes": b"RIFF", "path": "a.wav"}, "label": 0}]
+    with pytest.raises(DataError, match="is a dict with 'audio', 'label'") as caught:
+        TorchDataset(dataset=items).read("")
+    assert "to_parquet('sound.parquet')" in caught.value.fix
+
+
 class Wrapped:
     """The same items by an object of another class."""
 

@@ -44,6 +44,7 @@ _RULE = (
     "give an object with __len__ and __getitem__ whose items are (picture, label), a dict or tuple "
     "of them as parts, or a function that returns one"
 )
+_TO_PARQUET = "data.cast_column('audio', Audio(decode=False)).to_parquet('sound.parquet')"
 _ITEMS = "each item is (picture, label), or a dict with one of each"
 
 Array = NDArray[Any]
@@ -276,7 +277,10 @@ def _item(data: str, key: str, dataset: Any, place: int) -> tuple[Array, object]
             found.get(what, []).append(field)
         if any(len(fields) != 1 for fields in found.values()):
             shown = ", ".join(map(repr, list(item)[:12]))
-            raise DataError(f"{name} is a dict with {shown}", fix=f"{_ITEMS}: image, label")
+            fix = f"{_ITEMS}: image, label"
+            if "audio" in item:
+                fix = f"of a Hugging Face data set with sound give the file of {_TO_PARQUET}; {fix}"
+            raise DataError(f"{name} is a dict with {shown}", fix=fix)
         item = item[found["x"][0]], item[found["y"][0]]
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         length = f" of {len(item)}" if isinstance(item, (tuple, list)) else ""
