@@ -146,7 +146,7 @@ def runs_alone(tree: ast.Module) -> bool:
 
 
 LOADED_WHEN_USED = (
-    *("scipy", "lepton_automl.pipeline.export"),
+    *("scipy", "importlib.metadata", "lepton_automl.pipeline.export"),
     *("lepton_automl.artifact.format_answers", "lepton_automl.data.layouts"),
 )
 """What takes long to load and is needed by few commands and by no worker, or not by a refusal, or

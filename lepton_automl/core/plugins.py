@@ -7,10 +7,12 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
-from importlib.metadata import EntryPoint, entry_points
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lepton_automl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
 _FOLDERS = {
@@ -82,4 +84,6 @@ def _only_subclass(module: object, base: type[T]) -> type[T]:
 
 
 def _entry_points(folder: str) -> list[EntryPoint]:
+    from importlib.metadata import entry_points  # Loads parts of Python for mails and sockets.
+
     return list(entry_points(group=f"lepton_automl.{folder}"))
