@@ -224,7 +224,7 @@ def test_every_json_key_of_a_record_is_shown(kind):
 def test_every_json_key_of_the_commands_is_shown():
     files = ["cli/report/json_output.py", "cli/report/__init__.py", "artifact/provenance.py"]
     files += ["cli/dashboard.py", "cli/bench.py", "cli/report/inspection_view.py"]
-    files += ["cli/report/bench_view.py"]
+    files += ["cli/report/bench_view.py", "cli/report/predictions.py"]
     keys = {
         key.value
         for file in files

@@ -62,8 +62,10 @@ def predict(
     if rows is not None and json:
         raise ConfigError("--rows has no effect with --json", fix="give one of both")
     start_process()  # It loads ONNX Runtime while this process loads what follows.
-    from lepton_automl.cli import report  # rich is slow to import; --help must not wait
+    from lepton_automl.cli import report
 
+    if not json and rows in (None, "table"):
+        report.load_tables()
     unreadable: list[DataError] = []
     notes: list[str] = []
     if rows in ("jsonl", "csv"):

@@ -14,7 +14,7 @@ from lepton_automl.artifact.consistency import sealed_problems
 from lepton_automl.artifact.predict import predict
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verify import checked_verdict
-from lepton_automl.cli.report import json_output
+from lepton_automl.cli.report import predictions
 from lepton_automl.errors import DataError
 from lepton_automl.models import onnx_file
 from tests.helpers.artifacts import make_bundle, seal_again, seal_bundle
@@ -81,7 +81,7 @@ def test_answers_below_it_are_none_of_the_classes_in_every_program(made, tmp_pat
     rows = predict(made.folder, files)
     assert [row.rejected for row in rows] == wanted[chosen].tolist()
     assert [row.label == "" for row in rows] == wanted[chosen].tolist()
-    said = json_output.predictions_document(rows)["predictions"]
+    said = predictions.predictions_document(rows)["predictions"]
     assert [row.get("rejected", False) for row in said] == wanted[chosen].tolist()
     alone = [row.rejected for row in predict(made.folder / found.shipped.file, files)]
     assert alone == wanted[chosen].tolist()

@@ -8,7 +8,7 @@ import pytest
 
 from lepton_automl.artifact.predict import Prediction
 from lepton_automl.artifact.provenance import FinalistResult
-from lepton_automl.cli.report import json_output
+from lepton_automl.cli.report import json_output, predictions
 from lepton_automl.core.decisions import Decision
 from lepton_automl.errors import InfeasibleError
 from tests.helpers.artifacts import verdict
@@ -76,7 +76,7 @@ def test_a_compression_lists_every_step():
 
 
 def test_predictions_are_rows():
-    body = json_output.predictions_document([Prediction(Path("a.png"), "cat", 0.5)])
+    body = predictions.predictions_document([Prediction(Path("a.png"), "cat", 0.5)])
     assert body == {"predictions": [{"file": "a.png", "label": "cat", "probability": 0.5}]}
 
 

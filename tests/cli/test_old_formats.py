@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lepton_automl.artifact import manifest
+from lepton_automl.runs import definition as run_definition
 from lepton_automl.runs import folder as run_folder
 from tests.helpers import runs
 
@@ -95,7 +96,7 @@ def test_json_says_the_same_in_an_object(lepton, old):
 def test_fresh_moves_an_older_run_aside_unread(tmp_path, old):
     before = runs.digests(old)
     folder = run_folder.RunFolder(old)
-    wanted = run_folder.Definition.from_toml(f"format = {run_folder.FORMAT}\n{DEFINITION}")
+    wanted = run_definition.Definition.from_toml(f"format = {run_definition.FORMAT}\n{DEFINITION}")
     with folder.claimed(wanted, fresh=True):
         pass
     assert folder.definition() == wanted
@@ -103,7 +104,7 @@ def test_fresh_moves_an_older_run_aside_unread(tmp_path, old):
     assert runs.digests(aside) == before
 
 
-@pytest.mark.parametrize("number", [run_folder.FORMAT + 1, 0, "new"])
+@pytest.mark.parametrize("number", [run_definition.FORMAT + 1, 0, "new"])
 def test_a_newer_run_folder_is_refused_too(lepton, old, number):
     (old / "run.toml").write_text(f"format = {json.dumps(number)}\n{DEFINITION}")
     done = lepton("status", "old")
@@ -114,6 +115,6 @@ def test_a_newer_run_folder_is_refused_too(lepton, old, number):
 def test_what_is_written_has_the_number_that_is_read(finished_run):
     folder = finished_run[0].out
     first = (folder / "run.toml").read_text().splitlines()[1]
-    assert first == f"format = {run_folder.FORMAT}"
+    assert first == f"format = {run_definition.FORMAT}"
     body = json.loads((folder / "artifact" / "manifest.json").read_text())
     assert body["format"] == manifest.FORMAT

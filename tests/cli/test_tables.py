@@ -12,7 +12,7 @@ from lepton_automl.artifact.predict import Prediction
 from lepton_automl.artifact.provenance import CrossValidation, FinalistResult
 from lepton_automl.artifact.verdict import JudgedLimit, ValidationGap
 from lepton_automl.cli import report
-from lepton_automl.cli.report import tables
+from lepton_automl.cli.report import console, predictions, tables
 from lepton_automl.cli.report.console import Output
 from lepton_automl.cli.report.tables import Point, plot
 from lepton_automl.core.decisions import Decision
@@ -132,9 +132,9 @@ def test_the_plot_uses_bytes_where_no_latency_was_measured():
 
 def test_brackets_in_names_are_not_markup():
     rows = [Prediction(Path("[red].png"), "[b]cat[/b]", 0.5)]
-    assert "[b]cat[/b]" in shown(tables.predictions_view(rows))
-    assert "[red].png" in shown(tables.predictions_view(rows))
-    assert "no [x]" in shown(tables.error_view(DataError("no [x]", fix="[y]")))
+    assert "[b]cat[/b]" in shown(predictions.predictions_view(rows))
+    assert "[red].png" in shown(predictions.predictions_view(rows))
+    assert "no [x]" in shown(console.error_view(DataError("no [x]", fix="[y]")))
 
 
 def test_many_predictions_are_plain_aligned_lines_of_the_same_cells(capsys):

@@ -1,22 +1,23 @@
-"""Print results as tables or one JSON object on stdout, errors on stderr."""
+"""Print results as tables or one JSON object on stdout, errors on stderr.
+
+Each function loads what it shows with: rich takes as long as numpy, and some need none of it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from rich.text import Text
-
-from lepton_automl.cli.report import json_output, tables
-from lepton_automl.cli.report.console import show
-from lepton_automl.cli.report.progress import screen
-from lepton_automl.cli.report.status_screen import status_view, watch_status
 from lepton_automl.cli.streams import write_json, write_lines, write_rows
 from lepton_automl.errors import LeptonError
 
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Prediction
+    from lepton_automl.cli.report.console import show
+    from lepton_automl.cli.report.progress import screen
+    from lepton_automl.cli.report.status_screen import watch_status
     from lepton_automl.compress.steps import CompressionResult
     from lepton_automl.pipeline.bench_files import Comparison
     from lepton_automl.pipeline.data_report import DataReport
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lepton_automl.search.request import SearchResult
 
 __all__ = [
+    "load_tables",
     "screen",
     "show",
     "show_comparison",
@@ -53,8 +55,36 @@ _MOST_TABLE_ROWS = 500
 """More predictions are printed as plain lines."""
 
 
+_ELSEWHERE = ("progress.screen", "console.show", "status_screen.watch_status")
+"""Names that are not defined here, with their modules."""
+
+
+def __getattr__(name: str) -> object:
+    """Load a name from its module when it is first used.
+
+    Raises
+    ------
+    AttributeError
+        If there is no such name.
+    """
+    for place in _ELSEWHERE:
+        module, _, found = place.partition(".")
+        if found == name:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_tables() -> None:
+    """Load what tables are shown with, while another process does the work."""
+    for module in ("lepton_automl.cli.report.console", "rich.table"):
+        importlib.import_module(module)
+
+
 def show_verdict(outcome: Outcome, *, json: bool = False) -> None:
     """Print the verdict on an artifact, after the front if this command searched."""
+    from lepton_automl.cli.report import json_output, tables
+    from lepton_automl.cli.report.console import show
+
     verdict, artifact = outcome.verdict, outcome.artifact
     if json:
         write_json(json_output.document(verdict, artifact, outcome.decisions, outcome.signer))
@@ -71,6 +101,9 @@ def show_verification(outcome: Outcome, *, json: bool = False) -> None:
 
 def show_search(found: SearchResult, *, json: bool = False) -> None:
     """Print the front and the winner of a search."""
+    from lepton_automl.cli.report import json_output, tables
+    from lepton_automl.cli.report.console import show
+
     if json:
         write_json(json_output.search_document(found))
     else:
@@ -79,6 +112,11 @@ def show_search(found: SearchResult, *, json: bool = False) -> None:
 
 def show_front(front: Front, *, json: bool = False) -> None:
     """Print the front of a run and the trial it chose."""
+    from rich.text import Text
+
+    from lepton_automl.cli.report import json_output, tables
+    from lepton_automl.cli.report.console import show
+
     if json:
         write_json(json_output.search_document(front))
     else:
@@ -90,6 +128,11 @@ def show_front(front: Front, *, json: bool = False) -> None:
 
 def show_pick(picked: PickResult, *, json: bool = False) -> None:
     """Print which trial was picked, and the verdict on it."""
+    from rich.text import Text
+
+    from lepton_automl.cli.report import json_output
+    from lepton_automl.cli.report.console import show
+
     outcome = picked.outcome
     if json:
         about = {"picked": picked.label, "selection_reason": picked.reason}
@@ -102,6 +145,8 @@ def show_pick(picked: PickResult, *, json: bool = False) -> None:
 
 def show_compressed(made: CompressionResult | Outcome, *, json: bool = False) -> None:
     """Print the steps of a compression in a run, or the verdict on a compressed artifact."""
+    from lepton_automl.cli.report import json_output, tables
+    from lepton_automl.cli.report.console import show
     from lepton_automl.pipeline.outcome import Outcome
 
     if isinstance(made, Outcome):
@@ -114,6 +159,8 @@ def show_compressed(made: CompressionResult | Outcome, *, json: bool = False) ->
 
 def show_data(found: DataReport, *, json: bool = False) -> None:
     """Print the report on data, and on stderr why a run would refuse them."""
+    from lepton_automl.cli.report.console import show
+
     if json:
         write_json(found.document())
     else:
@@ -126,6 +173,10 @@ def show_data(found: DataReport, *, json: bool = False) -> None:
 
 def show_status(status: Status, *, json: bool = False) -> None:
     """Print the progress of a run."""
+    from lepton_automl.cli.report import json_output
+    from lepton_automl.cli.report.console import show
+    from lepton_automl.cli.report.status_screen import status_view
+
     if json:
         write_json(json_output.status_document(status))
     else:
@@ -134,6 +185,9 @@ def show_status(status: Status, *, json: bool = False) -> None:
 
 def show_sweep(made: SweepResult, *, json: bool = False) -> None:
     """Print the table of a sweep."""
+    from lepton_automl.cli.report import json_output, tables
+    from lepton_automl.cli.report.console import show
+
     if json:
         write_json(json_output.sweep_document(made))
     else:
@@ -148,61 +202,86 @@ def show_predictions(
     json: bool = False,
 ) -> None:
     """Print label and probability of each file; files that cannot be read and notes on stderr."""
+    from lepton_automl.cli.report import predictions
+
     if json:
-        write_json(json_output.predictions_document(rows, unreadable, notes))
+        write_json(predictions.predictions_document(rows, unreadable, notes))
     elif len(rows) > _MOST_TABLE_ROWS:
-        write_lines(tables.prediction_lines(rows))
+        write_lines(predictions.prediction_lines(rows))
     elif rows:
-        show(tables.predictions_view(rows))
+        from lepton_automl.cli.report.console import show
+
+        show(predictions.predictions_view(rows))
     for note in (*notes, *(row.note for row in rows if row.note)):
-        show(Text(f"note: {note}"), to_stderr=True)
+        _show_note(note)
     for error in unreadable:
-        show(tables.error_view(error), to_stderr=True)
+        show_error(error)
 
 
 def show_prediction_head() -> None:
     """Print the first line of predictions as CSV."""
-    write_rows(json_output.csv_line(json_output.PREDICTION_COLUMNS))
+    from lepton_automl.cli.report import predictions
+
+    write_rows(predictions.csv_line(predictions.PREDICTION_COLUMNS))
 
 
 def show_prediction_rows(rows: Sequence[Prediction], kind: Literal["jsonl", "csv"]) -> None:
     """Print predictions, a line each: a JSON object, or columns of a table."""
-    line = json_output.prediction_line if kind == "jsonl" else json_output.prediction_cells
+    from lepton_automl.cli.report import predictions
+
+    line = predictions.prediction_line if kind == "jsonl" else predictions.prediction_cells
     write_rows("".join(map(line, rows)))
 
 
 def show_comparison(found: Comparison, *, json: bool = False) -> None:
     """Print the figures of files beside each other; notes on stderr."""
     from lepton_automl.cli.report import bench_view as view
+    from lepton_automl.cli.report.console import show
 
     if json:
         write_json(view.bench_document(found))
     else:
         show(view.bench_view(found))
     for note in found.notes:
-        show(Text(f"note: {note}"), to_stderr=True)
+        _show_note(note)
 
 
 def show_inspection(found: NetReport, notes: Sequence[str] = (), *, json: bool = False) -> None:
     """Print the layers and kernels of a file; notes on stderr."""
     from lepton_automl.cli.report import inspection_view as view
+    from lepton_automl.cli.report.console import show
 
     if json:
         write_json(view.inspection_document(found))
     else:
         show(view.inspection_view(found))
     for note in notes:
-        show(Text(f"note: {note}"), to_stderr=True)
+        _show_note(note)
 
 
 def show_error(error: LeptonError) -> None:
     """Print the message and the fix of an error on stderr."""
-    show(tables.error_view(error), to_stderr=True)
+    from lepton_automl.cli.report.console import error_view, show
+
+    show(error_view(error), to_stderr=True)
 
 
 def _show_outcome(outcome: Outcome) -> None:
+    from rich.text import Text
+
+    from lepton_automl.cli.report import tables
+    from lepton_automl.cli.report.console import show
+
     if outcome.decisions:
         show(tables.decisions_view(outcome.decisions, outcome.artifact))
     if outcome.signer:
         show(Text(f"signed by {outcome.signer}"))
     show(tables.verdict_view(outcome.verdict, outcome.artifact))
+
+
+def _show_note(note: str) -> None:
+    from rich.text import Text
+
+    from lepton_automl.cli.report.console import show
+
+    show(Text(f"note: {note}"), to_stderr=True)

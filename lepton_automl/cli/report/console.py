@@ -6,11 +6,12 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO, cast
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
 from lepton_automl.cli.streams import Unescaped, unescaped
+from lepton_automl.errors import LeptonError
 from lepton_automl.text import LONGEST, UNSAFE, encodable, printable, printable_lines
 
 _WIDTH = 120
@@ -75,3 +76,14 @@ def show(view: RenderableType, *, to_stderr: bool = False) -> None:
     output = Output(stream, width=None if stream.isatty() else _WIDTH)
     output.print(view, soft_wrap=to_stderr)
     output.target.flush()
+
+
+def error_view(error: LeptonError) -> RenderableType:
+    """What is wrong and the way out."""
+    # Examples follow on lines of their own, which are indented.
+    fix, *examples = error.fix.split("\n  ")
+    return Group(
+        Text.assemble(("error: ", "bold red"), error.what),
+        Text.assemble(("fix: ", "bold"), fix),
+        *(Text(f"  {line}") for line in examples),
+    )

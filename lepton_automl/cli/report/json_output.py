@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.core.decisions import Decision
-from lepton_automl.errors import LeptonError
 
 if TYPE_CHECKING:
-    from lepton_automl.artifact.predict import Prediction
     from lepton_automl.compress.steps import CompressionResult
     from lepton_automl.pipeline.front import Front
     from lepton_automl.pipeline.status import Status
@@ -132,62 +127,6 @@ def sweep_document(made: SweepResult) -> dict[str, Any]:
         "varied": list(made.varied),
         "rows": [dataclasses.asdict(row) | {"state": row.state(made.out)} for row in made.rows],
     }
-
-
-def predictions_document(
-    rows: Sequence[Prediction],
-    unreadable: Sequence[LeptonError] = (),
-    notes: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The object of `predict`: `predictions`, each with `file`, `label`, `probability`, `note`.
-
-    Where none of the classes is probable enough the label is empty and `rejected` is true.
-
-    Of a recording also `windows`, each with `start`, `label`, `probability`.
-
-    Where there are notes on the file, also `notes`; where pictures cannot be read, also
-    `unreadable` (one `error` and `fix` each), `error`, `fix` and `exit_code`.
-    """
-    found: dict[str, Any] = {"predictions": [_prediction(row) for row in rows]}
-    if notes:
-        found["notes"] = list(notes)
-    if unreadable:
-        count = len(rows) + len(unreadable)
-        found["unreadable"] = [{"error": error.what, "fix": error.fix} for error in unreadable]
-        found["error"] = f"{len(unreadable)} of {count} files cannot be read"
-        found["fix"] = unreadable[0].fix
-        found["exit_code"] = unreadable[0].exit_code
-    return found
-
-
-def _prediction(row: Prediction) -> dict[str, Any]:
-    return (
-        {"file": str(row.file), "label": row.label, "probability": row.probability}
-        | ({"rejected": True} if row.rejected else {})
-        | ({"note": row.note} if row.note else {})
-        | ({"windows": list(map(dataclasses.asdict, row.windows))} if row.windows else {})
-    )
-
-
-PREDICTION_COLUMNS = ("file", "label", "probability", "note")
-"""Of predictions as CSV."""
-
-
-def prediction_line(row: Prediction) -> str:
-    """A prediction as one line of JSON, as in `predictions_document`."""
-    return json.dumps(_prediction(row)) + "\n"
-
-
-def prediction_cells(row: Prediction) -> str:
-    """A prediction as one line of CSV (RFC 4180, with a line feed)."""
-    return csv_line((str(row.file), row.label, f"{row.probability:.6g}", row.note))
-
-
-def csv_line(cells: Sequence[str]) -> str:
-    """Cells with commas between them, quoted where that is needed."""
-    made = io.StringIO()
-    csv.writer(made, lineterminator="\n").writerow(cells)
-    return made.getvalue()
 
 
 def _row(row: TrialRow) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich import box
-from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -21,12 +20,9 @@ from lepton_automl.artifact.verdict import Verdict
 from lepton_automl.config import LIMITS
 from lepton_automl.core import units
 from lepton_automl.core.decisions import Decision
-from lepton_automl.errors import LeptonError
 from lepton_automl.pipeline import sweep_table
-from lepton_automl.text import printable
 
 if TYPE_CHECKING:
-    from lepton_automl.artifact.predict import Prediction
     from lepton_automl.compress.steps import CompressionResult
     from lepton_automl.pipeline.front import Front
     from lepton_automl.pipeline.sweep_table import SweepResult
@@ -171,50 +167,6 @@ def sweep_view(made: SweepResult) -> RenderableType:
         table.add_row(*sweep_table.cells(made, row))
     errors = [Text(f"{row.name}: {row.error}", "red") for row in made.rows if row.error]
     return Group(table, *errors, Text(str(made.out / "table.md")))
-
-
-def predictions_view(rows: Sequence[Prediction]) -> RenderableType:
-    """File, label, probability, and how many windows of a recording have that label."""
-    head, *cells = _prediction_cells(rows)
-    table = Table(*head)
-    for row in cells:
-        table.add_row(*row)
-    return table
-
-
-def prediction_lines(rows: Sequence[Prediction]) -> Iterator[str]:
-    """The cells of `predictions_view` as aligned lines: a table of rich takes 2 ms a row."""
-    cells = [[printable(cell) for cell in row] for row in _prediction_cells(rows)]
-    widths = [max(cell_len(row[n]) for row in cells) for n in range(len(cells[0]))]
-    for row in cells:
-        padded = (
-            cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)
-        )
-        yield "  ".join(padded).rstrip()
-
-
-def _prediction_cells(rows: Sequence[Prediction]) -> list[list[str]]:
-    """Head and rows of the table of predictions."""
-    has_windows = any(row.windows for row in rows)
-    cells = [["file", "label", "probability", *(["windows of that label"] * has_windows)]]
-    for row in rows:
-        label = "none of these" if row.rejected else row.label
-        cells.append([str(row.file), label, f"{100 * row.probability:.1f} %"])
-        if has_windows:
-            alike = sum(window.label == row.label for window in row.windows)
-            cells[-1].append(f"{alike} of {len(row.windows)}" if row.windows else "")
-    return cells
-
-
-def error_view(error: LeptonError) -> RenderableType:
-    """What is wrong and the way out."""
-    # Examples follow on lines of their own, which are indented.
-    fix, *examples = error.fix.split("\n  ")
-    return Group(
-        Text.assemble(("error: ", "bold red"), error.what),
-        Text.assemble(("fix: ", "bold"), fix),
-        *(Text(f"  {line}") for line in examples),
-    )
 
 
 def _figures(verdict: Verdict) -> Table:
