@@ -322,7 +322,12 @@ def test_help_does_not_wait_for_torch():
 
 
 def test_commands_and_children_that_read_files_only_do_not_wait_for_torch():
-    modules = ("artifact.predict", "artifact.verify", "compress.external.load", "pipeline.status")
+    modules = (
+        "artifact.predict",
+        "artifact.verification_process",
+        "compress.external.load",
+        "pipeline.status",
+    )
     program = (
         f"import sys, {', '.join(f'lepton_automl.{module}' for module in modules)}\n"
         "print(*{'torch', 'scipy.stats', 'sklearn', 'optuna'} & set(sys.modules))"
