@@ -141,6 +141,19 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove_leftovers_of(path: Path) -> None:
+    """Delete unfinished files of killed writers of one file, whose folder others may use too.
+
+    Raises
+    ------
+    MachineError
+        If the folder is read-only.
+    """
+    with wrap_os_errors(path):
+        for each in path.parent.glob(f".{path.name}.*{TEMPORARY_SUFFIX}"):
+            each.unlink(missing_ok=True)
+
+
 def make_durable_folder(path: Path) -> None:
     """Make a folder with those above it, so that their names survive power loss.
 

@@ -41,7 +41,7 @@ STEPS = (
 """Possible ticks of the accuracy axis, per cent."""
 GAP = 24
 """Minimum distance of two ticks on the accuracy axis, pixels."""
-_STEPS_CHART = "compression.svg"
+STEPS_CHART = "compression.svg"
 LEAST_POINTS = 1.0
 """Minimum height of the plot area, accuracy points."""
 
@@ -462,7 +462,7 @@ def write_steps(folder: Path, steps: Sequence[Tried]) -> Path:
     MachineError
         If the file cannot be written.
     """
-    return files.write(folder / _STEPS_CHART, draw_steps(steps, real_path(folder).name))
+    return files.write(folder / STEPS_CHART, draw_steps(steps, real_path(folder).name))
 
 
 def draw_steps(steps: Sequence[Tried], name: str) -> str:

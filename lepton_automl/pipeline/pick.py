@@ -24,6 +24,7 @@ from lepton_automl.errors import ConfigError, DataError, InfeasibleError
 from lepton_automl.metrics.intervals import accuracy_interval, wilson_interval
 from lepton_automl.models.model import Model
 from lepton_automl.pipeline import stages
+from lepton_automl.pipeline.charts import STEPS_CHART
 from lepton_automl.pipeline.context import RunContext, open_run
 from lepton_automl.pipeline.export import written_outcome
 from lepton_automl.pipeline.front import PICK, draw
@@ -152,6 +153,7 @@ def _locked(folder: Path, run: RunFolder) -> Iterator[None]:
         own = RunFolder(folder)
         for part in (own.checkpoints, own.models, own.artifact):
             files.remove_leftovers(part)
+        files.remove_leftovers_of(folder / STEPS_CHART)
         yield
 
 

@@ -268,13 +268,14 @@ def test_unfinished_files_of_a_killed_pick_go_and_files_of_the_user_stay(
 
     monkeypatch.setattr("lepton_automl.pipeline.pick._ship", stop)
     left = tmp_path / "picked" / "checkpoints" / "00000-final-0" / ".arch.json.7.tmp"
+    chart = tmp_path / "picked" / ".compression.svg.7.tmp"
     own = tmp_path / "picked" / "notes" / ".list.tmp"
-    for path in (left, own):
-        path.parent.mkdir(parents=True)
+    for path in (left, own, chart):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     with pytest.raises(KeyboardInterrupt):
         pick(resumed(run.out), PickRequest(Limits(), "size", tmp_path / "picked"))
-    assert (left.exists(), own.exists()) == (False, True)
+    assert (left.exists(), chart.exists(), own.exists()) == (False, False, True)
 
 
 def test_the_runs_own_limits_stay_where_no_other_is_stated():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -8,15 +9,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import Trials
+from lepton_automl.search.workers import run_task
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import TaskResult
 from lepton_automl.search.workers.worker import StatusWriter, respond
 from tests.helpers.search import InlineWorkers, make_trial, search_request
 
 
-def test_a_response_is_one_line_with_the_result_or_the_error(tmp_path: Path) -> None:
+def test_a_response_is_one_line_with_the_result_or_the_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job, trials = search_request(tmp_path / "run"), Trials()
     trials.add(make_trial(0, epochs=1))
     job.ledger.close()
@@ -31,7 +37,14 @@ def test_a_response_is_one_line_with_the_result_or_the_error(tmp_path: Path) -> 
     bad = json.loads(respond(replace(task, start=str(tmp_path / "no")).to_json(), status))["error"]
     assert bad["kind"] == "DataError"
     assert bad["fix"]
+    monkeypatch.setattr(run_task, "save_model", out_of_handles)
+    of_machine = json.loads(respond(task.to_json(), status))["error"]
+    assert (of_machine["kind"], "ulimit -n" in of_machine["fix"]) == ("MachineError", True)
     lock.close()
+
+
+def out_of_handles(*_: object) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 def test_a_worker_loads_no_scipy_and_ends_without_a_traceback_once_its_coordinator_has_gone(

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 import torch
 
-from lepton_automl.core import held_folders
+from lepton_automl.core import files, held_folders
 from lepton_automl.errors import LeptonError, first_line
 from lepton_automl.search.workers.handle import is_out_of_memory
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
@@ -115,13 +115,20 @@ def respond(line: str, status: StatusWriter) -> str:
         task = Task.from_json(line)
         result = run_task(task, status.training_slot, status.set_share, status.set_port)
     except LeptonError as error:
-        fields = {"what": error.what, "fix": error.fix, "kind": type(error).__name__}
-        return json.dumps({"error": fields})
+        return _error(error)
     except (MemoryError, RuntimeError, OSError) as error:
-        if not is_out_of_memory(error):
+        if is_out_of_memory(error):
+            return json.dumps({"out_of_memory": first_line(error)[:200]})
+        of_machine = files.machine_error(error)
+        if of_machine is None:
             raise
-        return json.dumps({"out_of_memory": first_line(error)[:200]})
+        return _error(of_machine)
     return json.dumps({"result": result.to_json()})
+
+
+def _error(error: LeptonError) -> str:
+    fields = {"what": error.what, "fix": error.fix, "kind": type(error).__name__}
+    return json.dumps({"error": fields})
 
 
 def _gpu_memory() -> dict[str, Any]:
