@@ -208,10 +208,12 @@ def test_make_builds_runs_and_the_library_has_the_names_of_the_classes(tmp_path)
         pytest.skip("make is not installed")
     net, samples = net_of(8)
     written(tmp_path, net, samples, names=MESSY)
+    before = sorted(tmp_path.iterdir())
     done = subprocess.run(
         ["make", "-s", "CFLAGS=-O1"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert (done.stdout[:4], done.stderr) == ("PASS", "")
+    assert sorted(tmp_path.iterdir()) == before  # The manifest of an artifact names all its files.
     compiled(tmp_path, ["gcc", *STRICT, "-O0", "-shared", "-fPIC", "-o", "a.so"], "net.c")
     labels = (ctypes.c_char_p * 5).in_dll(ctypes.CDLL(str(tmp_path / "a.so")), "net_labels")
     assert list(labels) == [name.encode().split(b"\0")[0] for name in MESSY]
