@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +64,7 @@ class IoFaults:
     """Every operation of `run`, `pick` and `compress MODEL.onnx`.
 
     First one operation of every place with one fault, then with another and so on, then the others,
-    each in random order.
+    each in random order; one case at a time for each processor (`taskset` leaves it fewer).
     """
 
     name = "io"
@@ -69,20 +72,29 @@ class IoFaults:
     def run(self, rng: random.Random, seconds: float, findings: Findings) -> Summary:
         """Try operations and faults until the time is over."""
         end, done = time.monotonic() + seconds, Counter[str]()
-        warm, commands, name = scenarios.prepared("run", "pick", "compress")
+        warm, commands, folder = scenarios.prepared("run", "pick", "compress")
         if not warm.has_shim:
             return Summary(0, {"left out": "there is no C compiler"})
         cases, places = all_cases(commands, rng)
-        for number, case in enumerate(cases):
-            if time.monotonic() > end:
-                break
-            base, work = name / f"case-{number}", commands[case.work]
-            place, problems = inject(work, warm, base, case.fault, case.target)
-            done[case.fault] += 1
-            if problems:
-                what = f"{case.work}, {case.fault} at {place}: " + "; ".join(problems)
-                findings.save(self.name, base, f"{case.work} {case.fault} {case.target}", what)
-            shutil.rmtree(base, ignore_errors=True)
+        waiting, lock = enumerate(cases), threading.Lock()
+
+        def work_off(warm: Warm) -> None:
+            for number, case in waiting:
+                if time.monotonic() > end:
+                    break
+                base, work = folder / f"case-{number}", commands[case.work]
+                place, problems = inject(work, warm, base, case.fault, case.target)
+                with lock:
+                    done[case.fault] += 1
+                    if problems:
+                        what = f"{case.work}, {case.fault} at {place}: " + "; ".join(problems)
+                        again = f"{case.work} {case.fault} {case.target}"
+                        findings.save(self.name, base, again, what)
+                shutil.rmtree(base, ignore_errors=True)
+
+        others = range(1, len(os.sched_getaffinity(0)))
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(work_off, [warm, *map(scenarios.another_warm_process, others)]))
         notes = {"of": len(cases), "places": f"{min(done.total(), places)} of {places}"}
         return Summary(done.total(), {**notes, **done})
 

@@ -282,6 +282,8 @@ class Work:
     counted: tuple[tuple[int, str], ...]
     """Kind and place of each operation of the undisturbed command (`operations.counted`), opening
     of files too; empty without the shim."""
+    modules: tuple[str, ...]
+    """Imported when the undisturbed command ended."""
 
     @property
     def operations(self) -> int:
@@ -331,24 +333,34 @@ def works(
         )
         if code := command.wait():
             raise AssertionError(f"{name} undisturbed ends with {code}: {command.err}")
-        warm.import_more(modules.read_text().split())
+        imported = tuple(modules.read_text().split())
+        warm.import_more(imported)
         operations = tuple(counted(log, end.base)) if command.plan else ()
         made = end.files(artifact)
         assert made, f"{name} makes nothing in {artifact}"
-        known[name] = Work(name, arguments, start, end, place, artifact, made, operations)
+        known[name] = Work(name, arguments, start, end, place, artifact, made, operations, imported)
 
 
 _prepared: dict[int, dict[str, Work]] = {}
+_open = contextlib.ExitStack()
 
 
 @functools.cache
 def warm_process() -> tuple[Warm, Path]:
     """The process from which commands are forked, and a folder for scenarios."""
-    place = contextlib.ExitStack()
-    folder = place.enter_context(scratch())
-    warm = place.enter_context(Warm(folder / "warm"))
-    atexit.register(place.close)
-    return warm, folder
+    atexit.register(_open.close)
+    folder = _open.enter_context(scratch())
+    return _open.enter_context(Warm(folder / "warm")), folder
+
+
+@functools.cache
+def another_warm_process(number: int) -> Warm:
+    """One more process from which commands are forked, which has imported what the first has."""
+    _, folder = warm_process()
+    warm = _open.enter_context(Warm(folder / f"warm-{number}"))
+    known = [work for works in _prepared.values() for work in works.values()]
+    warm.import_more({name for work in known for name in work.modules})
+    return warm
 
 
 def prepared(*names: str, jobs: int = 1) -> tuple[Warm, dict[str, Work], Path]:
