@@ -333,6 +333,7 @@ def _answer(request: Mapping[str, Any], codes: dict[int, int]) -> int | None:
         if not pid:
             _command(request)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, forked.HANDLED)
+        codes.pop(pid, None)  # Of an orphan that had the same number.
         return pid
     if "reap" not in request:
         return None
