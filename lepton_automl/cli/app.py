@@ -49,6 +49,7 @@ app = typer.Typer(
     cls=Lepton,
     name="lepton",
     help="From labelled data to the smallest, fastest int8 CNN that is still accurate enough.",
+    epilog="First run: lepton run digits --budget 3m. Options and examples: lepton COMMAND --help.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

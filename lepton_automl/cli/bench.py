@@ -16,33 +16,37 @@ Files = Annotated[
     list[Path] | None,
     typer.Argument(
         metavar="FILES",
-        help="Artifacts, runs or ONNX files; the first is what others are compared with.",
+        help="Artifacts, runs or ONNX files; the others are compared with the first.",
     ),
 ]
 Threads = Annotated[
     str | None,
-    o.option("--threads", "Threads, with commas.  [default: 1 and the number of cores]", "N,..."),
+    o.option(
+        "--threads",
+        "Numbers of threads, separated by commas.  [default: 1 and the number of cores]",
+        "N,...",
+    ),
 ]
 Batch = Annotated[
-    str | None, o.option("--batch", "Samples of a call, with commas.  [default: 1]", "N,...")
+    str | None, o.option("--batch", "Batch sizes, separated by commas.  [default: 1]", "N,...")
 ]
 Seconds = Annotated[
     float | None,
-    o.option("--seconds", "Time for each file, over all rounds.  [default: 1]", "SECONDS"),
+    o.option("--seconds", "Measuring time of each file, over all rounds.  [default: 1]", "SECONDS"),
 ]
 Ops = Annotated[
     bool,
     o.option(
         "--ops",
-        "Instead measure the operations of int8 nets on this machine and write a latency table.",
+        "Measure the operations of int8 nets on this machine, and write a latency table.",
     ),
 ]
 Kit = Annotated[
     Path | None,
     o.option(
         "--kit",
-        "With --ops: measure nothing, but write a bench.py with nets into this folder; on the "
-        "device it needs Python, numpy and onnxruntime.",
+        "With --ops: measure nothing, but write a bench.py with nets into this folder, to be run "
+        "on a device with Python, numpy and onnxruntime.",
         "FOLDER",
     ),
 ]
@@ -54,7 +58,7 @@ OneSpace = Annotated[
     str | None,
     o.option(
         "--space",
-        "With --ops: search space of the measured nets.  [default: all that lepton brings]",
+        "With --ops: search space of the measured nets.  [default: all built-in ones]",
         "NAME|FILE",
     ),
 ]
@@ -72,11 +76,13 @@ def bench(
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Measure files beside each other, or the operations of a device.
+    """Measure speed and memory of files, or operations of a device.
 
-    Of an artifact all formats are measured. Every file is open in a process of its own, and the
-    processes take turns. With --ops a table of int8 operations is written, from which
-    `lepton run --latency-from` predicts latencies of the measured device.
+    All formats of an artifact are measured. Each file runs in a process of its own, and the
+    processes take turns, so that their times can be compared.
+
+    With --ops the operations of int8 nets are measured instead, and a table is written from which
+    `lepton run --latency-from` predicts latencies on the measured device.
     """
     _check_options(files, (threads, batch, seconds), ops, (space, out, kit))
     if files:

@@ -19,7 +19,7 @@ NetOption = Annotated[
     Path | None,
     typer.Argument(
         metavar="ARTIFACT",
-        help="An artifact folder or a run folder: says on which boards its net fits.",
+        help="Artifact folder or run folder whose net is compared with the boards.",
     ),
 ]
 
@@ -29,9 +29,10 @@ _UNCONFIRMED = " (?)"
 
 
 def boards(artifact: NetOption = None, json: o.Json = False) -> None:
-    """List the boards of --board, and on which of them a net fits.
+    """List the boards for --board, or which of them a net fits.
 
-    A net fits, or is tight where it takes more than half of the flash or of the memory.
+    With ARTIFACT: `fits`, `tight` (the net takes more than half of the flash or of the memory), or
+    `does not fit`.
     """
     if artifact is None:
         from lepton_automl.cost.boards import every

@@ -14,10 +14,12 @@ from lepton_automl.cli.streams import write_json, write_line
 from lepton_automl.core.interrupts import raise_on_interrupt
 from lepton_automl.errors import ConfigError
 
-Action = Annotated[str, typer.Argument(metavar="start", help="The only action: runs until Ctrl-C.")]
+Action = Annotated[str, typer.Argument(metavar="start", help="The only action.")]
 WorkerCount = Annotated[
     int | None,
-    o.option("--workers", "Worker processes.  [default: one per CPU core]", "N", min=1, max=256),
+    o.option(
+        "--workers", "Number of worker processes.  [default: one per CPU core]", "N", min=1, max=256
+    ),
 ]
 SchedulerPort = Annotated[
     int,
@@ -27,7 +29,7 @@ DashboardPort = Annotated[
     int | None,
     o.option(
         "--dashboard-port",
-        "Show Dask's dashboard at this port (needs bokeh).",
+        "Serve Dask's dashboard at this port; needs bokeh.",
         "N",
         min=0,
         max=65535,
@@ -42,9 +44,9 @@ def cluster(
     dashboard_port: DashboardPort = None,
     json: o.Json = False,
 ) -> None:
-    """Start a Dask cluster on this machine, for `--cluster`.
+    """Start a Dask cluster on this machine, for --cluster.
 
-    It works until Ctrl-C and listens at 127.0.0.1 only. Every user of this machine can run code in
+    It runs until Ctrl-C and listens on 127.0.0.1 only. Every user of this machine can run code in
     it.
     """
     if action != "start":

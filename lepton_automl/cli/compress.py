@@ -14,15 +14,15 @@ Source = Annotated[
     Path,
     typer.Argument(
         metavar="SOURCE",
-        help="A run; with --data a float ONNX classifier, or a folder with arch.json and "
-        "weights.safetensors.",
+        help="A run folder; or, with --data, a float ONNX classifier or a folder with arch.json "
+        "and weights.safetensors.",
     ),
 ]
 Pictures = Annotated[
     str | None,
     o.option(
         "--data",
-        "Labelled samples for a model of your own, if possible not its training data.",
+        "Labelled samples for a model of your own; preferably not those it was trained on.",
         "DATA",
     ),
 ]
@@ -30,7 +30,7 @@ Preprocessing = Annotated[
     Path | None,
     o.option(
         "--preprocessing",
-        "TOML or JSON file with scale, mean, std and order of the model's input pixels.",
+        "TOML or JSON file with the scale, mean, std and channel order of the model's input.",
         "FILE",
     ),
 ]
@@ -39,8 +39,8 @@ Labels = Annotated[
     str | None,
     o.option(
         "--labels",
-        "Order of an ONNX model's classes: a text file, one name a line, or natural (1, 2, 10) or "
-        "text (1, 10, 2).",
+        "Order of an ONNX model's classes: a text file with one name per line, natural (1, 2, 10) "
+        "or text (1, 10, 2).",
         "FILE|natural|text",
     ),
 ]
@@ -48,8 +48,8 @@ Expects = Annotated[
     float | None,
     o.option(
         "--expects",
-        "Accuracy an ONNX model should reach on the training pictures, as 0.93 or 93; less stops "
-        "the command.",
+        "Accuracy that an ONNX model must reach on the training pictures, as 0.93 or 93, or the "
+        "command stops.",
         "SHARE",
     ),
 ]
@@ -98,9 +98,11 @@ def compress(
     """Prune and quantize the best net of a run, or your own model.
 
     The best net of a run is pruned, fine-tuned and quantized; the same command continues after the
-    last finished step. With limits it is pruned until it meets them, in another folder, and the
-    file is verified. With --data, a net in lepton's format is pruned and quantized; an ONNX
-    classifier is quantized, and layers that lose too much accuracy stay in float; the file is
+    last finished step. With limits it is pruned until it meets them, in a folder of its own, and
+    the file is verified.
+
+    A model of your own needs --data. An ONNX classifier is quantized, and layers that lose too much
+    accuracy in int8 stay in float; a net in lepton's format is pruned and quantized. The file is
     verified on the test part.
     """
     settings = o.settings({k: v for k, v in locals().items() if k != "source"})

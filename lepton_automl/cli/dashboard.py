@@ -17,10 +17,10 @@ Port = Annotated[
 
 
 def dashboard(run: o.Run, port: Port = 8080, json: o.Json = False) -> None:
-    """Show RUN in optuna-dashboard until Ctrl-C.
+    """Show RUN in optuna-dashboard, until Ctrl-C.
 
-    Works also while RUN is running, and only reads. The page is at 127.0.0.1: no other machine can
-    open it.
+    It changes nothing, and works while the run does. The page is served on 127.0.0.1: no other
+    machine can open it.
     """
     from lepton_automl.runs.folder import locate
 

@@ -12,14 +12,14 @@ from lepton_automl.cli import options as o
 
 Html = Annotated[
     Path | None,
-    o.option("--html", "Write the report with pictures to this file, one HTML page.", "FILE"),
+    o.option("--html", "Write the report, with pictures, to this file as one HTML page.", "FILE"),
 ]
 Fix = Annotated[
     Path | None,
     o.option(
         "--fix",
-        "Write a table of the pictures without unreadable ones, copies across parts and "
-        "contradictory ones; no picture is touched.",
+        "Write a table of the pictures, without those that are unreadable, copied across parts or "
+        "labelled in two ways; the pictures themselves are not changed.",
         "FILE.csv",
     ),
 ]
@@ -51,10 +51,9 @@ def data(
     verbose: o.Verbose = False,
     json: o.Json = False,
 ) -> None:
-    """Report what data hold and what is wrong with them.
+    """Check data before a search: what they hold, what is wrong.
 
-    DATA are opened as `run` opens them, and nothing is trained. The exit code is 3 where `run`
-    would refuse them.
+    Opens DATA as `run` does, and trains no net. Exit code 3: `run` would refuse the data.
     """
     settings = {k: v for k, v in locals().items() if k not in ("data", *o.OUTPUT_PARAMETERS)}
     from lepton_automl.cli import report

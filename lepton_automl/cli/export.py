@@ -13,7 +13,7 @@ from lepton_automl.pipeline.option_values import names
 
 Sign = Annotated[
     Path | None,
-    o.option("--sign", "Sign the manifest with this key of OpenSSH.", "KEY"),
+    o.option("--sign", "Sign the manifest with this private key of OpenSSH.", "KEY"),
 ]
 
 
@@ -26,10 +26,10 @@ def export(
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Write RUN/artifact and verify it.
+    """Write the artifact of a compressed run, and verify it.
 
-    The artifact holds the int8 and float ONNX files, labels, golden samples, model card, verdict
-    and manifest; with --format files of further formats too, which are compared with the int8 file.
+    RUN/artifact holds the int8 and float ONNX files, labels, golden samples, model card, verdict
+    and manifest. --format adds files of other formats, which are compared with the int8 file.
     """
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait

@@ -1,4 +1,4 @@
-"""`--help` of commands: many options are listed in sections, the usual ones first."""
+"""`--help` of commands: examples, and many options in sections, the usual ones first."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from lepton_automl.cli.examples import EXAMPLES
 from lepton_automl.cli.options import Section
 from lepton_automl.cli.plain_values import PlainValues
 
@@ -27,7 +28,11 @@ class GroupedCommand(PlainValues, TyperCommand):
         ]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the arguments, then the options of each section."""
+        """Write the examples, the arguments, then the options of each section."""
+        if examples := EXAMPLES.get(self.name or ""):
+            with formatter.section("Examples"):
+                for line in examples:  # Not wrapped, so that it can be copied.
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
         parameters = self.get_params(ctx)
         is_sectioned = sum(p.param_type_name == "option" for p in parameters) >= _MANY
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": []}

@@ -23,11 +23,11 @@ Svg = Annotated[
 
 
 def inspect(artifact: Model, svg: Svg = None, json: o.Json = False) -> None:
-    """Show what an ONNX file holds and how it runs here.
+    """Show what an ONNX file holds, and how it runs here.
 
-    Layers with shape, bytes and multiply-accumulates; feature maps alive at each layer; the kernel
-    of ONNX Runtime that computes it, and its microseconds. The file runs in a child process with
-    limits.
+    Lists each layer with its shape, bytes and multiply-accumulates, the feature maps alive while it
+    runs, and the kernel of ONNX Runtime that computes it, with its microseconds. The file runs in a
+    child process with limits on memory and time.
     """
     from lepton_automl.cli import report  # rich is slow to import; --help must not wait
 

@@ -68,7 +68,7 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         help="A folder with one sub-folder per class, a table of paths and labels (.csv), an .npz "
-        "file, or digits, a small set that is built in; other forms: docs/how-it-works.md.",
+        "file, or digits, a small data set that is built in; other forms: docs/how-it-works.md.",
     ),
 ]
 Run = Annotated[
@@ -117,22 +117,21 @@ MaxLatency = Annotated[
     float | None,
     option(
         "--max-latency-ms",
-        "Milliseconds for one sample on one thread.",
+        "Latency of one sample on one thread, in milliseconds.",
         "MS",
         section=Section.LIMITS,
     ),
 ]
 MaxSize = Annotated[
     float | None,
-    option(
-        "--max-size-kb", "Size of the ONNX file; 1 kB is 1000 bytes.", "KB", section=Section.LIMITS
-    ),
+    option("--max-size-kb", "Size of the file; 1 kB is 1000 bytes.", "KB", section=Section.LIMITS),
 ]
 MaxFlash = Annotated[
     float | None,
     option(
         "--max-flash-kb",
-        "Code and constants on a microcontroller; ships C unless --ship says otherwise.",
+        "Flash memory on a microcontroller, code and constants; ships the C files unless "
+        "--ship names another format.",
         "KB",
         section=Section.LIMITS,
     ),
@@ -141,7 +140,7 @@ MaxMacs = Annotated[
     str | None,
     option(
         "--max-macs",
-        "Multiply-accumulates for one sample, such as 2e6 or 2M.",
+        "Multiply-accumulates per sample, such as 2e6 or 2M.",
         "COUNT",
         section=Section.LIMITS,
     ),
@@ -153,7 +152,10 @@ MaxRam = Annotated[
 MinAccuracy = Annotated[
     float | None,
     option(
-        "--min-accuracy", "Accuracy on the test set, as 0.9 or 90.", "SHARE", section=Section.LIMITS
+        "--min-accuracy",
+        "Accuracy on the test part, as 0.9 or 90.",
+        "SHARE",
+        section=Section.LIMITS,
     ),
 ]
 MaxDrop = Annotated[
@@ -169,7 +171,7 @@ MaxClassDrop = Annotated[
     float | None,
     option(
         "--per-class-max-drop",
-        "Accuracy points that any class loses.",
+        "Accuracy points that any single class loses against that net.",
         "POINTS",
         section=Section.LIMITS,
     ),
@@ -178,8 +180,8 @@ BoardName = Annotated[
     str | None,
     option(
         "--board",
-        "Board the net is for, whose flash and memory are limits: a name of `lepton "
-        "boards`, or a TOML file.",
+        "Board the net is for, whose flash and memory become limits: a name that `lepton "
+        "boards` lists, or a TOML file.",
         "NAME",
         section=Section.LIMITS,
     ),
@@ -198,8 +200,8 @@ SkipCorrupt = Annotated[
     bool,
     option(
         "--skip-corrupt",
-        "Leave out pictures and recordings that are not there or cannot be read, and "
-        "name them; without it they are an error.",
+        "Leave out pictures and recordings that are missing or unreadable, and list them; "
+        "without this option they are an error.",
         section=Section.DATA,
     ),
 ]
@@ -207,9 +209,10 @@ Group = Annotated[
     str | None,
     option(
         "--group",
-        "Keep samples in one part that have the same value in a column of the data, or "
-        "whose paths match alike, such as '(P[0-9]+)-'; none keeps only equal ones "
-        "together.  [default: by names and near duplicates]",
+        "Samples that belong together (of one patient, one session) stay in one part: those "
+        "with the same value in this column, or whose paths match this regular expression "
+        "with the same text, such as '(P[0-9]+)-'; none: only identical samples stay "
+        "together.  [default: found by file names and near duplicates]",
         "COLUMN|REGEX",
         section=Section.DATA,
     ),
@@ -218,8 +221,8 @@ Time = Annotated[
     str | None,
     option(
         "--time",
-        "Cut the parts in the order of the times in this column: train the earliest, "
-        "test the latest.  [default: at random]",
+        "Column of times, by which the data are split: the earliest samples are the train "
+        "part, the latest the test part.  [default: split at random]",
         "COLUMN",
         section=Section.DATA,
     ),
@@ -228,8 +231,9 @@ Parts = Annotated[
     str | None,
     option(
         "--parts",
-        "Folders that are parts, as train=tr,test=holdout, or values of the column with "
-        "the parts; none: the data have no parts.  [default: by their names]",
+        "Which folders, or which values of the split column, are which part: "
+        "train=tr,test=holdout; none: the data are not split yet.  [default: recognised by "
+        "their names]",
         "PART=NAME,...",
         section=Section.DATA,
     ),
@@ -238,9 +242,9 @@ Columns = Annotated[
     str | None,
     option(
         "--columns",
-        "Columns of a table, as path=file,label=species,split=none, of values over time "
-        "also recording=session,time=t,channels=ax+ay, or arrays of a .npz file, as "
-        "x=pics,y=kind.  [default: by their names]",
+        "Which column of a table holds what: path=file,label=species,split=none; of a table "
+        "of sensor values also recording=session,time=t,channels=ax+ay; or which array of an "
+        ".npz file: x=pics,y=kind.  [default: recognised by their names]",
         "WHAT=COLUMN,...",
         section=Section.DATA,
     ),
@@ -249,7 +253,7 @@ Root = Annotated[
     Path | None,
     option(
         "--root",
-        "Folder of the pictures that a table names.  [default: that of the table]",
+        "Folder to which the paths in a table are relative.  [default: the folder of the table]",
         "FOLDER",
         section=Section.DATA,
     ),
@@ -258,8 +262,8 @@ ChannelAxisName = Annotated[
     str,
     option(
         "--channel-axis",
-        "Whether channels in arrays come first (N, C, H, W) or last (N, H, W, C); auto: "
-        "by the shape.",
+        "Where arrays have their channels: first (N, C, H, W) or last (N, H, W, C); auto: "
+        "recognised by the shape.",
         "auto|first|last",
         section=Section.DATA,
     ),
@@ -268,8 +272,9 @@ Window = Annotated[
     int | None,
     option(
         "--window",
-        "Values in a window of a recording; of sound, samples.  [default: whole "
-        "recordings where all have one length, else 128; of sound by its length]",
+        "Length of the windows that recordings are cut into, in rows of a table or samples "
+        "of sound.  [default: whole recordings where all have one length, else 128; for "
+        "sound it depends on the recordings]",
         "N",
         section=Section.DATA,
     ),
@@ -278,7 +283,8 @@ Stride = Annotated[
     int | None,
     option(
         "--stride",
-        "Values from the start of one window to the next.  [default: half a window]",
+        "Distance from the start of one window to that of the next, as for --window.  "
+        "[default: half a window]",
         "N",
         section=Section.DATA,
     ),
@@ -287,7 +293,8 @@ Rate = Annotated[
     int | None,
     option(
         "--rate",
-        "Sampling rate to which sound is brought.  [default: its own, at most 16000]",
+        "Sampling rate to which sound is resampled, in Hz.  [default: that of the "
+        "recordings, at most 16000]",
         "HZ",
         section=Section.DATA,
     ),
@@ -296,7 +303,7 @@ Mels = Annotated[
     int | None,
     option(
         "--mels",
-        "Bands of the log-mel features of sound.  [default: 40]",
+        "Number of mel bands in the features of sound.  [default: 40]",
         "N",
         section=Section.DATA,
     ),
@@ -305,7 +312,8 @@ BandMeanName = Annotated[
     str,
     option(
         "--band-mean",
-        "Mean of each band of sound over the window; auto: what a quick classifier needs.",
+        "Whether the mean of each mel band over the window is subtracted from the features "
+        "of sound; auto: kept if a quick classifier needs it.",
         "auto|subtract|keep",
         section=Section.DATA,
     ),
@@ -314,7 +322,8 @@ BalanceName = Annotated[
     str,
     option(
         "--balance",
-        "Equal weight for every class; auto: on where a class is rare.",
+        "Give every class the same weight in training and in the accuracy; auto: on if a "
+        "class is rare.",
         "auto|on|off",
         section=Section.DATA,
     ),
@@ -323,8 +332,8 @@ ChannelsName = Annotated[
     str,
     option(
         "--channels",
-        "Input of the net: 1 grey, 3 RGB, 4 RGB and opacity; auto: 3 where a picture "
-        "outside the test part has colour, else 1; of arrays their own.",
+        "Input channels of the net: 1 grey, 3 RGB, 4 RGB and opacity; auto: 3 if a picture "
+        "outside the test part has colour, else 1; for arrays those that they have.",
         "auto|1|3|4",
         section=Section.DATA,
     ),
@@ -334,7 +343,7 @@ PixelScaleText = Annotated[
     option(
         "--pixel-scale",
         "Stored values of black and white: unit (0:1), symmetric (-1:1), 8bit to 16bit, "
-        "WHITE or BLACK:WHITE; auto: recognised by the training part.",
+        "WHITE or BLACK:WHITE; auto: recognised from the train part.",
         "SCALE",
         section=Section.DATA,
     ),
@@ -343,8 +352,9 @@ InputTypeName = Annotated[
     str,
     option(
         "--input-type",
-        "Values that the written file reads: int16 or float32 of signals, uint8 or "
-        "uint16 of pictures; auto: as the data store them, where a file can read that.",
+        "Type of the values that the written file takes: int16 or float32 for signals, uint8 "
+        "or uint16 for pictures; auto: the type that the data are stored in, if a file can "
+        "take it.",
         "TYPE",
         section=Section.DATA,
     ),
@@ -353,7 +363,7 @@ Rehash = Annotated[
     bool,
     option(
         "--rehash",
-        "Read every picture file again, also those whose path, size and times have not changed.",
+        "Read every picture file again, even if its path, size and times have not changed.",
         section=Section.DATA,
     ),
 ]
@@ -362,8 +372,8 @@ Space = Annotated[
     str | None,
     option(
         "--space",
-        "Search space, the nets to choose from: a name of `lepton spaces`, or a TOML "
-        "file.  [default: by the kind of the data, general for pictures]",
+        "Search space, which defines the nets to choose from: a name that `lepton spaces` "
+        "lists, or a TOML file.  [default: by the kind of the data; general for pictures]",
         "NAME|FILE",
         section=Section.SEARCH,
     ),
@@ -372,7 +382,7 @@ Objective = Annotated[
     str,
     option(
         "--objective",
-        "What the search trades off: accuracy and some of latency_ms, size_bytes, macs, "
+        "What the search optimizes: accuracy and any of latency_ms, size_bytes, macs, "
         "peak_ram_bytes.",
         "NAME,...",
         section=Section.SEARCH,
@@ -382,8 +392,8 @@ Sampler = Annotated[
     str,
     option(
         "--sampler",
-        "What proposes trials: lepton, tpe, nsgaii, gp, random, or an Optuna sampler as "
-        "MODULE:CLASS.",
+        "Sampler that proposes trials: lepton, tpe, nsgaii, gp, random, or an Optuna sampler "
+        "as MODULE:CLASS.",
         "NAME",
         section=Section.SEARCH,
     ),
@@ -392,7 +402,8 @@ WarmStart = Annotated[
     Path | None,
     option(
         "--warm-start",
-        "Start with the results of another run: its trials, or on other data its front.",
+        "Another run whose results the search starts from: its trials or, if its data "
+        "differ, the nets of its front.",
         "RUN",
         section=Section.SEARCH,
     ),
@@ -402,7 +413,7 @@ FlipName = Annotated[
     str,
     option(
         "--flip",
-        "Mirror training pictures left to right at random; auto: trained nets decide it.",
+        "Mirror training pictures left to right at random; auto: as trained nets show.",
         "auto|on|off",
         section=Section.SEARCH,
     ),
@@ -411,8 +422,8 @@ FoldsText = Annotated[
     str,
     option(
         "--folds",
-        "Compare the finalists by cross-validation on N folds of training and "
-        "validation; off: on validation alone; auto: on several folds where samples or "
+        "Compare the finalists by cross-validation on N folds of the train and validation "
+        "parts; off: on the validation part alone; auto: on several folds if samples or "
         "groups are few.",
         "auto|off|N",
         section=Section.SEARCH,
@@ -422,8 +433,8 @@ RefitName = Annotated[
     str,
     option(
         "--refit",
-        "Train the net that ships on training and validation samples together after all "
-        "choices; auto: on where samples or groups are few.",
+        "After all choices, train the net that ships on the train and validation parts "
+        "together; auto: on if samples or groups are few.",
         "auto|on|off",
         section=Section.SEARCH,
     ),
@@ -432,8 +443,8 @@ TemperatureName = Annotated[
     str,
     option(
         "--temperature",
-        "Fit the temperature of the probabilities on validation samples, so that they say how "
-        "often answers are right; it changes no label.",
+        "Calibrate the probabilities by temperature scaling on the validation part, which "
+        "changes no label; auto: on if that part is large enough.",
         "auto|off",
         section=Section.SHIPPING,
     ),
@@ -443,8 +454,8 @@ PreferName = Annotated[
     str,
     option(
         "--prefer",
-        "size ships the int8 file, latency the faster of int8 and float, of several formats "
-        "(--format) the one that is measured fastest here.",
+        "size: ship the int8 file; latency: ship the faster of int8 and float or, with "
+        "--format, the format that is fastest on this machine.",
         "size|latency",
         section=Section.SHIPPING,
     ),
@@ -453,7 +464,7 @@ TargetName = Annotated[
     str,
     option(
         "--target",
-        "Hardware the file is for: a name of `lepton spaces --targets`.",
+        "Processor the file is for: a name that `lepton spaces --targets` lists.",
         "NAME",
         section=Section.SHIPPING,
     ),
@@ -462,7 +473,8 @@ LatencyFrom = Annotated[
     Path | None,
     option(
         "--latency-from",
-        "Predict latencies of another device from the table that `lepton bench --ops` wrote there.",
+        "Predict latencies on another device, from the table that `lepton bench --ops` wrote "
+        "there.",
         "FILE",
         section=Section.SHIPPING,
     ),
@@ -471,8 +483,8 @@ JudgeName = Annotated[
     str,
     option(
         "--judge",
-        "What limits on accuracy bind: windows, or recordings by the joined answers to "
-        "their windows; auto: recordings where there are any.",
+        "What limits on accuracy apply to: windows, or whole recordings by the joined "
+        "predictions of their windows; auto: recordings if there are any.",
         "auto|windows|recordings",
         section=Section.SHIPPING,
     ),
@@ -481,8 +493,9 @@ Formats = Annotated[
     list[str] | None,
     option(
         "--format",
-        "File formats to write beside ONNX (any_size, c, litert), with commas or repeated; see "
-        "docs/formats.md.  [default: onnx, or those of the artifact that is there]",
+        "File formats to write beside ONNX (any_size, c, litert), separated by commas or "
+        "repeated; see docs/formats.md.  [default: onnx, or those of the artifact that is "
+        "there]",
         "NAME,...",
         section=Section.SHIPPING,
     ),
@@ -491,8 +504,8 @@ Ship = Annotated[
     str,
     option(
         "--ship",
-        "File format that ships: it is written too, and the limits bind it.  [default: onnx, or "
-        "as --prefer says]",
+        "File format that ships: it is written too, and the limits apply to it.  [default: "
+        "onnx, or as --prefer says]",
         "NAME",
         section=Section.SHIPPING,
     ),
@@ -501,9 +514,9 @@ Reject = Annotated[
     float | None,
     option(
         "--reject",
-        "Answer 'none of these' to samples with a low probability, to at most this "
-        "share of those of the classes; 0: never.  [default: as in the artifact that is "
-        "there, else 0]",
+        "Predict 'none of these' where the probability is low, for at most this share of the "
+        "samples that are of a class; 0: never.  [default: as in the artifact that is there, "
+        "else 0]",
         "SHARE",
         section=Section.SHIPPING,
     ),
@@ -513,7 +526,7 @@ Jobs = Annotated[
     int | None,
     option(
         "--jobs",
-        "Worker processes.  [default: one per CPU core or GPU]",
+        "Number of worker processes.  [default: one per CPU core or GPU]",
         "N",
         section=Section.MACHINES,
     ),
@@ -522,8 +535,8 @@ MaxMemory = Annotated[
     str | None,
     option(
         "--max-memory",
-        "Memory of all processes together, beside mapped files: 800M, 1G.  [default: "
-        "four fifths of the machine's]",
+        "Memory of all processes together, not counting memory-mapped files: 800M, 1G.  "
+        "[default: four fifths of the machine's]",
         "SIZE",
         section=Section.MACHINES,
     ),
@@ -532,7 +545,7 @@ Device = Annotated[
     str,
     option(
         "--device",
-        "Where nets are trained; auto: on CUDA where torch finds a GPU.",
+        "Device that nets are trained on; auto: CUDA if torch finds a GPU.",
         "auto|cpu|cuda",
         section=Section.MACHINES,
     ),
@@ -541,7 +554,7 @@ JobsPerGpu = Annotated[
     str | None,
     option(
         "--jobs-per-gpu",
-        "Worker processes per GPU; auto adds some while that is faster.  [default: auto]",
+        "Worker processes per GPU; auto: adds workers while that is faster.  [default: auto]",
         "auto|N",
         section=Section.MACHINES,
     ),
@@ -550,7 +563,7 @@ FinalJobs = Annotated[
     int,
     option(
         "--final-jobs",
-        "Processes that share each final training (data parallel); faster for nets "
+        "Number of processes that share each final training (data parallel); faster for nets "
         "above a million MACs.",
         "N",
         section=Section.MACHINES,
@@ -581,8 +594,8 @@ StoreUrl = Annotated[
     str | None,
     option(
         "--store",
-        "Copy the run to s3://BUCKET/PREFIX, another URL that fsspec opens, or a "
-        "folder; the same command on another machine continues it.",
+        "Copy the run to a folder, s3://BUCKET/PREFIX or another URL that fsspec opens; the "
+        "same command on another machine continues it.",
         "URL",
         section=Section.COPIES,
     ),
@@ -591,7 +604,7 @@ TakeOver = Annotated[
     bool,
     option(
         "--take-over",
-        "Take the run in --store from a command that works on it, which then ends.",
+        "Take the run in --store over from another command, which then ends.",
         section=Section.COPIES,
     ),
 ]
@@ -608,7 +621,7 @@ Callbacks = Annotated[
     list[str] | None,
     option(
         "--callback",
-        "Log the search to tensorboard, wandb or mlflow; with commas or repeated.",
+        "Log the search to tensorboard, wandb or mlflow; separated by commas or repeated.",
         "NAME,...",
         section=Section.COPIES,
     ),

@@ -19,7 +19,8 @@ Budget = Annotated[
     str | None,
     o.option(
         "--budget",
-        "Time for this pick: 45s, 10m, 2h.  [default: trained as long as the winner]",
+        "Wall-clock time of this pick: 45s, 10m, 2h.  [default: what a training as long as that of "
+        "the winner takes]",
         "TIME",
     ),
 ]
@@ -27,7 +28,8 @@ Preference = Annotated[
     str | None,
     o.option(
         "--prefer",
-        "size ships the int8 file, latency the faster of int8 and float.  [default: the run's]",
+        "size: ship the int8 file; latency: ship the faster of int8 and float.  [default: that of "
+        "the run]",
         "size|latency",
         section=o.Section.SHIPPING,
     ),
@@ -52,12 +54,14 @@ def pick(
     verbose: o.Verbose = False,
     json: o.Json = False,
 ) -> None:
-    """Make an artifact of another trial of RUN, by other limits.
+    """Make an artifact of another trial of RUN, under other limits.
 
-    Without limits and --prefer it lists the front: the trials that no other one beats in accuracy
-    and all costs at once. With them it takes the cheapest trial or pruned
-    net within the limits whose accuracy is not significantly below the best, trains it to the end,
-    compresses and verifies it. The run's limits hold where no other is given.
+    Without limits and --prefer: list the front, the trials that no other one beats in accuracy and
+    all costs at once.
+
+    With limits or --prefer: take the cheapest trial or pruned net within the limits whose accuracy
+    is not significantly below the best, train it to the end, compress and verify it. Limits of the
+    run that are not given anew still apply.
     """
     settings = o.settings({k: v for k, v in locals().items() if k != "run"})
     is_listing = prefer is None and not settings["limits"].stated

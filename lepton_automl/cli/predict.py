@@ -18,15 +18,14 @@ Files = Annotated[
     list[Path],
     typer.Argument(
         metavar="FILES",
-        help="Picture files, values of a signal, recordings of sound, folders, or patterns such as "
-        "'new/*.png'; - reads paths from standard input.",
+        help="Files, folders, or patterns such as 'new/*.png'; - reads paths from standard input.",
     ),
 ]
 Rows = Annotated[
     Literal["table", "jsonl", "csv"] | None,
     o.option(
         "--rows",
-        "How predictions are written; jsonl and csv as they come.  [default: table]",
+        "How predictions are printed; jsonl and csv: each as soon as it is made.  [default: table]",
         "table|jsonl|csv",
     ),
 ]
@@ -35,8 +34,17 @@ FormatName = Annotated[
     str,
     o.option(
         "--format",
-        "Answer with the files of this format of the artifact (c, litert).  [default: onnx]",
+        "Format of the artifact whose files are used: onnx, c, litert.  [default: onnx]",
         "NAME",
+    ),
+]
+
+PixelScaleText = Annotated[
+    str,
+    o.option(
+        "--pixel-scale",
+        "Stored values of black and white, as for `lepton run`; auto: those recorded with the net.",
+        "SCALE",
     ),
 ]
 
@@ -46,18 +54,19 @@ _STDIN = Path("-")
 def predict(
     artifact: o.Artifact,
     files: Files,
-    pixel_scale: o.PixelScaleText = "auto",
+    pixel_scale: PixelScaleText = "auto",
     format: FormatName = "",
     rows: Rows = None,
     json: o.Json = False,
 ) -> None:
-    """Classify picture files with the shipped file of an artifact.
+    """Classify pictures, signals or sound with an artifact.
 
-    A net for signals classifies recordings (.npy, .csv, .tsv, .ts), one for sound WAV and FLAC
-    files: the answers to windows of a longer one are joined, --json lists them.
+    Pictures are files; a net for signals reads recordings (.npy, .csv, .tsv, .ts), one for sound
+    WAV and FLAC files. A recording longer than the window of the net gets one label, from the
+    joined predictions of its windows; --json lists these.
 
-    A file of an artifact that has changed since it was sealed is refused with exit code 3. Pictures
-    that cannot be read are named on stderr; the others are classified, and the exit code is 3.
+    Exit code 3: a file of the artifact has changed since it was sealed, or files could not be read;
+    those are listed on stderr, and all others are classified.
     """
     if rows is not None and json:
         raise ConfigError("--rows has no effect with --json", fix="give one of both")

@@ -72,9 +72,10 @@ def run(
     verbose: o.Verbose = False,
     json: o.Json = False,
 ) -> None:
-    """Search, compress, export and verify into one run folder.
+    """Search, compress, export and verify, in one run folder.
 
-    The same command continues a run that was stopped; of a finished run it prints the verdict.
+    The same command continues a stopped run, and prints the verdict of a finished one. The file to
+    deploy is in RUN/artifact. Exit code 6: a limit is broken or undecided.
     """
     settings = o.settings({k: v for k, v in locals().items() if k != "data"})
     from lepton_automl.cli import report

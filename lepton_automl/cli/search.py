@@ -69,8 +69,8 @@ def search(
 ) -> None:
     """Search only; save the best float net in RUN/models/best.
 
-    The same command continues a search that was stopped, a larger --budget or --trials a finished
-    one.
+    The same command continues a stopped search; with a larger --budget or --trials it extends a
+    finished one.
     """
     settings = o.settings({k: v for k, v in locals().items() if k != "data"})
     from lepton_automl.cli import report

@@ -21,9 +21,11 @@ _CLASSES = 10
 
 Name = Annotated[
     str | None,
-    typer.Argument(metavar="NAME", help="A search space: a name or a TOML file of your own."),
+    typer.Argument(
+        metavar="NAME", help="Search space to explain: a name of the list, or a TOML file."
+    ),
 ]
-Targets = Annotated[bool, o.option("--targets", "List the targets of --target instead.")]
+Targets = Annotated[bool, o.option("--targets", "List the processors for --target instead.")]
 
 
 def spaces(name: Name = None, targets: Targets = False, json: o.Json = False) -> None:

@@ -15,8 +15,8 @@ Watch = Annotated[bool, o.option("--watch", "Update it until the run ends.")]
 def status(run: o.Run, watch: Watch = False, json: o.Json = False) -> None:
     """Show the progress of a run, or the table of a sweep.
 
-    Shows stage, workers, rungs, front, the best trial so far, time used and time left; it only
-    reads.
+    Shows stage, workers, rungs, front, the best trial so far, time used and time left. It changes
+    nothing, and works while the run does.
     """
     if watch and json:
         raise ConfigError("--watch and --json exclude each other", fix="leave one of them out")

@@ -12,16 +12,16 @@ from lepton_automl.cli import options as o
 from lepton_automl.cli.streams import write_json, write_line
 
 Url = Annotated[
-    str, typer.Argument(metavar="URL", help="What --store of `lepton run` was: a URL or a folder.")
+    str, typer.Argument(metavar="URL", help="Value of --store of `lepton run`: a URL or a folder.")
 ]
 Gc = Annotated[
     bool,
-    o.option("--gc", "Delete objects that no run names and that are older than a day."),
+    o.option("--gc", "Delete objects that no run uses and that are older than a day."),
 ]
 
 
 def store(url: Url, gc: Gc = False, json: o.Json = False) -> None:
-    """Show the run that a store holds."""
+    """Show the run that a store (--store) holds."""
     found = api.store(url, gc=gc)
     if json:
         write_json(dataclasses.asdict(found))

@@ -13,24 +13,29 @@ from lepton_automl.cli import options as o
 File = Annotated[
     Path,
     typer.Argument(
-        metavar="FILE", help="TOML file with options of `lepton run`, of which lists make a table."
+        metavar="FILE",
+        help="TOML file with options of `lepton run`; an option with a list of values is a column "
+        "of the table.",
     ),
 ]
 SweepOut = Annotated[
     Path | None,
-    o.option("--out", "Folder of all runs and the table.  [default: runs/NAME]", "FOLDER"),
+    o.option("--out", "Folder for all runs and the table.  [default: runs/NAME]", "FOLDER"),
 ]
 SweepBudget = Annotated[
     str | None,
     o.option(
         "--budget",
-        "Time of all runs together, divided equally among those that state none: 45m, 12h.",
+        "Time of all runs together, divided equally among those without a budget of their own: "
+        "45m, 12h.",
         "TIME",
     ),
 ]
 SweepJobs = Annotated[
     int | None,
-    o.option("--jobs", "Worker processes of each run.  [default: one per CPU core or GPU]", "N"),
+    o.option(
+        "--jobs", "Number of worker processes of each run.  [default: one per CPU core or GPU]", "N"
+    ),
 ]
 
 
@@ -43,9 +48,9 @@ def sweep(
     verbose: o.Verbose = False,
     json: o.Json = False,
 ) -> None:
-    """Run a table of data sets, limits and seeds, run by run.
+    """Run a table of data sets, limits and seeds, one by one.
 
-    The same command continues a sweep that was stopped; a run that fails is a row of the table.
+    The same command continues a stopped sweep. A run that fails is a row of the table too.
     """
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait

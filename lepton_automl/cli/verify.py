@@ -12,14 +12,17 @@ from lepton_automl.cli import options as o
 
 TestData = Annotated[
     str | None,
-    typer.Argument(metavar="DATA", help="Data whose test part is used.  [default: the run's]"),
+    typer.Argument(
+        metavar="DATA",
+        help="Data to verify on: their test part is used.  [default: those of the run]",
+    ),
 ]
 
 Trust = Annotated[
     Path | None,
     o.option(
         "--trust",
-        "Public key, or file of allowed signers of OpenSSH: refuse what none of them signed.",
+        "OpenSSH public key or allowed_signers file; refuse what none of its keys has signed.",
         "FILE",
     ),
 ]
@@ -33,11 +36,11 @@ def verify(
     quiet: o.Quiet = False,
     json: o.Json = False,
 ) -> None:
-    """Verify a written artifact again, reading only.
+    """Verify a written artifact again, without changing it.
 
     Checks the manifest, the ONNX files and their parity with exact integer arithmetic; measures
-    accuracy, accuracy drop and latency. Exit code 6 if a stated limit is broken or undecided, or
-    parity does not hold.
+    accuracy, accuracy drop and latency. Exit code 6: a limit is broken or undecided, or parity does
+    not hold.
     """
     from lepton_automl.cli import report
     from lepton_automl.cli.report import progress  # rich is slow to import; --help must not wait

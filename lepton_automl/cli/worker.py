@@ -6,7 +6,7 @@ from lepton_automl.search.workers.channel import Channel
 
 
 def worker() -> None:
-    """Run the trainings of another machine; its search starts this over the command of a host."""
+    """Run trainings for a search on another machine, which starts this command (`--hosts`)."""
     channel = Channel()  # Says its version at once: what follows takes seconds.
     from lepton_automl.search.workers.agent import Agent
 

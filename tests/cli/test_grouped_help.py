@@ -8,6 +8,7 @@ import pytest
 import typer.main
 
 from lepton_automl.cli.app import app
+from lepton_automl.cli.examples import EXAMPLES
 from lepton_automl.cli.options import Section
 
 GROUP = typer.main.get_command(app)
@@ -47,9 +48,23 @@ def test_few_options_are_in_one_section(lepton):
 
 
 def test_commands_are_described_in_one_whole_line_each(lepton):
-    text = lepton("--help").out.partition("Commands:")[2]
+    text = lepton("--help").out.partition("Commands:")[2].partition("\n\n")[0]
     assert [line.split()[0] for line in text.strip().splitlines()] == COMMANDS
     assert "..." not in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_are_command_lines_that_the_parser_accepts(lepton, name):
+    lines = lepton(name, "--help").out.splitlines()
+    shown = [line.split()[1:] for line in lines if line.startswith("  lepton ")]
+    assert [words[0] for words in shown] == [name] * len(EXAMPLES.get(name, ()))
+    for words in shown:
+        with GROUP.commands[name].make_context(name, words[1:]) as context:
+            assert context.params
+
+
+def test_every_name_with_examples_is_a_command():
+    assert set(EXAMPLES) <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
