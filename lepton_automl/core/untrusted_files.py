@@ -99,6 +99,8 @@ def open_or_read(
         return os.fdopen(handle, "rb")
     try:
         return _read(handle, size, size)
+    except OSError as failure:
+        raise _unreadable(path, failure, fix, error) from failure
     finally:
         os.close(handle)
 
@@ -108,6 +110,8 @@ def read_bytes(path: Path, kind: FileKind, *, fix: str, error: ErrorType = DataE
     handle, size = _opened(path, kind, fix, error)
     try:
         content = _read(handle, size, size + 1)
+    except OSError as failure:
+        raise _unreadable(path, failure, fix, error) from failure
     finally:
         os.close(handle)
     if len(content) != size:
@@ -126,8 +130,7 @@ def _opened(path: Path, kind: FileKind, fix: str, error: ErrorType) -> tuple[int
     except (OSError, ValueError) as failure:
         if _is_shortage(failure):
             raise
-        reason = getattr(failure, "strerror", None) or failure
-        raise error(f"{path} cannot be read: {reason}", fix=fix) from failure
+        raise _unreadable(path, failure, fix, error) from failure
     try:
         info = os.fstat(handle)  # The path may lead to another file by now.
         _check_regular(path, info, fix, error)
@@ -136,6 +139,11 @@ def _opened(path: Path, kind: FileKind, fix: str, error: ErrorType) -> tuple[int
         os.close(handle)
         raise
     return handle, info.st_size
+
+
+def _unreadable(path: Path, failure: Exception, fix: str, error: ErrorType) -> LeptonError:
+    reason = getattr(failure, "strerror", None) or failure
+    return error(f"{path} cannot be read: {reason}", fix=fix)
 
 
 def _read(handle: int, size: int, most: int) -> bytes:
@@ -316,6 +324,17 @@ def is_of_machine(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
+
+
+def may_be_whole(error: BaseException) -> bool:
+    """Whether the file of a failed reading may be there and whole.
+
+    So it is where the machine does not let it be read now: its disk fails, or rights are missing.
+    Such a file is not deleted as a damaged one is.
+    """
+    cause = error.__cause__
+    of_rights = isinstance(cause, OSError) and cause.errno in {errno.EACCES, errno.EPERM}
+    return of_rights or is_of_machine(error)
 
 
 def _is_shortage(error: BaseException) -> bool:

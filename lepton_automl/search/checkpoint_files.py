@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lepton_automl.core import files, untrusted_files
-from lepton_automl.core.untrusted_files import WEIGHTS
-from lepton_automl.errors import DataError
+from lepton_automl.core.untrusted_files import WEIGHTS, may_be_whole
+from lepton_automl.errors import DataError, MachineError
+from lepton_automl.training.checkpoint import UNREADABLE_FIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,6 +48,11 @@ def damage(folder: Path) -> str:
     """What is wrong with a model in a few words; empty where its files are those that were written.
 
     Of models without digests, which earlier versions wrote, nothing is known.
+
+    Raises
+    ------
+    MachineError
+        If the machine does not let a file be read, which may be whole.
     """
     try:
         if not (folder / _DIGESTS).exists():
@@ -54,6 +60,8 @@ def damage(folder: Path) -> str:
         stated = untrusted_files.read_json(folder / _DIGESTS, fix=_FIX, top=dict)
         changed = [name for name in MODEL_FILES if stated.get(name) != _sha256(folder / name)]
     except DataError as error:
+        if may_be_whole(error):
+            raise MachineError(error.what, fix=f"{UNREADABLE_FIX} {folder}") from error
         return error.what
     return f"{changed[0]} has changed since it was written" if changed else ""
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lepton_automl.core import files
-from lepton_automl.errors import first_line
+from lepton_automl.core import files, untrusted_files
+from lepton_automl.core.untrusted_files import JSON, WEIGHTS, may_be_whole
+from lepton_automl.errors import DataError, MachineError, first_line
 from lepton_automl.training.distributed import SINGLE_PROCESS, ProcessGroup
 
 _INTERVAL_SECONDS = 20.0
@@ -25,6 +26,13 @@ _INTERVAL_SECONDS = 20.0
 RESUME_FILE = "resume.safetensors"
 """Name of the file, in the folder of the future model."""
 _STEP_BYTES = 8
+_HEAD_BYTES = 8
+"""Of the size of the header, at the beginning of a file of safetensors' format."""
+
+UNREADABLE_FIX = (
+    "check the disk and the rights, then run the same command; or, to train anew, delete"
+)
+_FIX = "delete it: the training begins anew"
 
 _DIGEST = "sha256"
 """Key of the digest over the other metadata and all tensors."""
@@ -121,15 +129,15 @@ class Checkpoint:
 
     def _read(self) -> bytes:
         """The step in `_STEP_BYTES` bytes, then the file; nothing without a valid file."""
+        if not self.path.is_file() or damage(self.path):
+            return b""
+        content = _content(self.path)
         try:
-            if not self.path.is_file() or damage(self.path):
-                return b""
-            with safe_open(self.path, "pt") as file:
-                metadata = file.metadata()
+            metadata = _metadata(content)
             if metadata["key"] != self.key:
                 return b""
-            return int(metadata["step"]).to_bytes(_STEP_BYTES) + self.path.read_bytes()
-        except (OSError, SafetensorError, KeyError, ValueError, OverflowError):
+            return int(metadata["step"]).to_bytes(_STEP_BYTES) + content
+        except (KeyError, TypeError, ValueError, OverflowError):
             return b""
 
 
@@ -160,16 +168,21 @@ def _digest(metadata: Mapping[str, str], tensors: StateDict) -> str:
 
 
 def damage(path: Path) -> str:
-    """What is wrong with the file of a training in a few words; empty if it is missing or whole."""
+    """What is wrong with the file of a training in a few words; empty if it is missing or whole.
+
+    Raises
+    ------
+    MachineError
+        If the machine does not let it be read; it may be whole.
+    """
     if not path.exists():
         return ""
     if not path.is_file():
         return f"{path.name} is no file"
     try:
-        with safe_open(path, "pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        content = _content(path)
+        metadata, tensors = _metadata(content), load(content)
+    except (DataError, SafetensorError, ValueError) as error:
         return f"{path.name} cannot be read: {first_line(error)}"
     if _DIGEST not in metadata:
         return f"{path.name} has no digest; another version wrote it"
@@ -181,11 +194,43 @@ def damage(path: Path) -> str:
 def saved_share(path: Path) -> float:
     """Share of a training that the checkpoint at `path` holds; 0.0 without a valid file."""
     try:
-        with safe_open(path, "pt") as file:
-            share = float((file.metadata() or {}).get("share", "0"))
-    except (OSError, SafetensorError, ValueError):
+        with untrusted_files.open_file(path, WEIGHTS, fix=_FIX) as file:
+            head = file.read(_HEAD_BYTES)
+            size = min(int.from_bytes(head, "little"), JSON.max_bytes)
+            share = float(_metadata(head + file.read(size))["share"])
+    except (OSError, DataError, KeyError, TypeError, ValueError):
         return 0.0
     return share if 0 <= share <= 1 else 0.0
+
+
+def _content(path: Path) -> bytes:
+    """Content of a file; MachineError where it may be whole and cannot be read."""
+    try:
+        return untrusted_files.read_bytes(path, WEIGHTS, fix=_FIX)
+    except DataError as error:
+        if may_be_whole(error):
+            raise MachineError(error.what, fix=f"{UNREADABLE_FIX} {path}") from error
+        raise
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The metadata in the header of a file of safetensors' format.
+
+    Raises
+    ------
+    ValueError
+        If there is no such header.
+    """
+    size = int.from_bytes(content[:_HEAD_BYTES], "little")
+    header = content[_HEAD_BYTES : _HEAD_BYTES + size]
+    try:
+        found = untrusted_files.parse_json(header, "its header", fix=_FIX, top=dict)
+    except DataError as error:
+        raise ValueError(error.what) from error
+    metadata = found.get("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata are no object")
+    return metadata
 
 
 class _NoCheckpoint(Checkpoint):

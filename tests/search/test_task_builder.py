@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import math
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lepton_automl.config import RunConfig
+from lepton_automl.errors import MachineError
 from lepton_automl.search import rungs
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.training_key import TrainingKey
@@ -240,5 +243,54 @@ def test_a_state_of_a_training_that_is_whole_stays(tasks: TaskBuilder, told: lis
     path = tasks.checkpoint(TrainingKey(0)) / "resume.safetensors"
     Checkpoint(path, "key", 0.0).save_if_due(3, {})
     tasks.rung(make_trial(0, epochs=27), 0)
+    assert path.exists()
+    assert told == []
+
+
+@pytest.fixture(params=[("open", errno.EIO), ("open", errno.EACCES), ("read", errno.EIO)], ids=str)
+def unreadable(request, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let the disk fail, or refuse, where a file of a name is opened or read."""
+    call, number = request.param
+    real = {name: getattr(os, name) for name in ("open", "read")}
+
+    def fail(name: str) -> None:
+        def failing(file, *more):
+            path = Path(f"/proc/self/fd/{file}").readlink() if call == "read" else str(file)
+            if Path(path).name == name:
+                raise OSError(number, os.strerror(number))
+            return real[call](file, *more)
+
+        monkeypatch.setattr(os, call, failing)
+
+    return fail
+
+
+@pytest.mark.parametrize("name", ["digests.json", "arch.json", "weights.safetensors"])
+def test_a_checkpoint_that_the_machine_does_not_let_read_is_not_deleted(
+    tasks: TaskBuilder, told: list[str], unreadable: Callable[[str], None], name: str
+) -> None:
+    first = dataclasses.replace(tasks.rung(make_trial(0, epochs=27), 0), cycles=())
+    InlineWorkers().run(first)
+    unreadable(name)
+    for look in (lambda: tasks.is_complete(Path(first.out)), lambda: tasks.rung(make_trial(0), 1)):
+        with pytest.raises(MachineError) as failed:
+            look()
+        assert f"{name} cannot be read: " in failed.value.what
+        assert "the same command" in failed.value.fix
+    assert (Path(first.out) / "weights.safetensors").exists()
+    assert told == []
+
+
+def test_a_state_of_a_training_that_the_machine_does_not_let_read_is_not_deleted(
+    tasks: TaskBuilder, told: list[str], unreadable: Callable[[str], None]
+) -> None:
+    path = tasks.checkpoint(TrainingKey(0)) / "resume.safetensors"
+    checkpoint = Checkpoint(path, "key", 0.0)
+    checkpoint.save_if_due(3, {})
+    unreadable(path.name)
+    for look in (lambda: tasks.rung(make_trial(0, epochs=27), 0), lambda: checkpoint.resume({})):
+        with pytest.raises(MachineError) as failed:
+            look()
+        assert "resume.safetensors cannot be read: " in failed.value.what
     assert path.exists()
     assert told == []
