@@ -246,7 +246,6 @@ READS_ITSELF = {
     "search/workers/dask_task.py": "requests of the coordinator",
     "search/workers/remote_task.py": "tasks of the coordinator, contents whose digest is checked",
     "search/workers/task.py": "tasks of the parent process",
-    "training/checkpoint.py": "a checkpoint of the run, any damage of which is caught",
 }
 """Modules that read without `core.untrusted_files`, and what makes that safe."""
 READERS = (

@@ -374,9 +374,9 @@ def test_time_of_a_task_counts_from_its_start_on_every_host(
         (started,) = executor._started.values()
         now = time.monotonic()
         monkeypatch.setattr(time, "monotonic", lambda: now + 40)
-        assert 59 < started.current().max_seconds <= 60.1
+        assert 59 < started.attempt.current.max_seconds <= 60.1
         monkeypatch.setattr(time, "monotonic", lambda: now + 400)
-        assert started.current().max_seconds == 3.0
+        assert started.attempt.current.max_seconds == 3.0
         monkeypatch.undo()
 
 

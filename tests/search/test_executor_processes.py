@@ -49,6 +49,20 @@ for line in sys.stdin:
         say(share=number / 4)
     say(result=json.dumps({"correct": os.environ["CUDA_VISIBLE_DEVICES"], "seconds": [1.0]}))
 """
+DIES_ONCE = """
+import json, os, pathlib, sys, time
+from lepton_automl.core.subprocesses import exit_with_parent
+exit_with_parent()
+for line in sys.stdin:
+    task = json.loads(line)
+    marker = pathlib.Path(task["out"])
+    if not marker.exists():
+        marker.touch()
+        time.sleep(0.3)
+        os._exit(1)
+    answer = {"correct": str(task["max_seconds"]), "seconds": [1.0]}
+    print(json.dumps({"result": json.dumps(answer)}), flush=True)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +124,14 @@ def test_a_dead_worker_is_replaced_and_its_task_repeated(
     assert done[0][1].correct
     after = [worker._process.pid for worker in workers._all]
     assert set(after) != set(before)
+
+
+def test_a_repeated_task_has_what_is_left_of_its_time(tmp_path: Path) -> None:
+    task = replace(a_task(tmp_path / "run"), max_seconds=100.0, out=str(tmp_path / "marker"))
+    with ProcessExecutor(1, tmp_path / "locks", program=DIES_ONCE) as pool:
+        result = pool.call(task)
+    assert result.retried == "ended with 1"
+    assert 0 < float(result.correct) <= 100 - 0.3
 
 
 def test_a_task_that_kills_every_worker_fails_and_the_others_live_on(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -16,6 +17,8 @@ MAX_ATTEMPTS = 2
 MAX_LOST_HOSTS = 6
 """Workers that may be lost with one task together with their whole host, which is rarely due to the
 task: a host ends, or the connection to it."""
+_LEAST_SECONDS = 3.0
+"""A task that is repeated near the end of its time may still take so long."""
 
 
 class Executor(ABC):
@@ -147,10 +150,21 @@ class Attempt:
     """Why each worker was lost."""
     of_hosts: list[str] = field(default_factory=list)
     """Why each was lost that was lost with its host."""
+    at: float = field(default_factory=time.monotonic)
+    """When it was started, in seconds of `time.monotonic`."""
 
     def __post_init__(self) -> None:
-        self.current = self.task
-        """The task that the next worker gets: with more micro-batches after a lack of memory."""
+        self._smaller = self.task
+        """With more micro-batches after a lack of memory."""
+
+    @property
+    def current(self) -> Task:
+        """The task that the next worker gets, with what is left of its time."""
+        task = self._smaller
+        if not task.max_seconds:
+            return task
+        left = task.max_seconds - (time.monotonic() - self.at)
+        return dataclasses.replace(task, max_seconds=max(_LEAST_SECONDS, left))
 
     def lost(
         self, lost: WorkerLost, host: str = "", *, with_host: bool = False
@@ -170,8 +184,8 @@ class Attempt:
         reasons.append(lost.reason)
         then = "it is repeated by another worker"
         if lost.is_out_of_memory:
-            self.current = self.current.with_less_memory()
-            then += f", with {self.current.micro_batches_of_cycles[-1]} micro-batches per batch"
+            self._smaller = self._smaller.with_less_memory()
+            then += f", with {self._smaller.micro_batches_of_cycles[-1]} micro-batches per batch"
         failed, most = None, MAX_LOST_HOSTS if with_host else MAX_ATTEMPTS
         if len(reasons) == most:
             then = f"it fails after {most} lost workers"

@@ -46,8 +46,6 @@ _NOTED_SLOWNESS = 1.25
 """Hosts that differ by less than this factor count as equally fast."""
 _CLOSING_SECONDS = 5.0
 """Connections end within this time, longer than a command that is asked to end may take."""
-_LEAST_SECONDS = 3.0
-"""A task that is repeated near the end of its time may still take so long."""
 _SETTLE_SECONDS = 1.0
 """After the first loss in a group of hosts, those that tell the cause are awaited for so long."""
 _PART_SECONDS = 10.0
@@ -93,7 +91,6 @@ class _Started:
 
     number: int
     attempt: Attempt
-    at: float
     host: Host | None = None
     """None while it waits for a free worker."""
     last: str = ""
@@ -109,14 +106,6 @@ class _Started:
     @property
     def task(self) -> Task:
         return self.attempt.task
-
-    def current(self) -> Task:
-        """The task for the next worker, with what is left of its time."""
-        task = self.attempt.current
-        if not task.max_seconds:
-            return task
-        left = task.max_seconds - (time.monotonic() - self.at)
-        return dataclasses.replace(task, max_seconds=max(_LEAST_SECONDS, left))
 
 
 class RemoteExecutor(Executor):
@@ -179,7 +168,7 @@ class RemoteExecutor(Executor):
     @property
     def busy(self) -> list[Task]:
         with self._changed:
-            started = sorted(self._started.values(), key=lambda each: each.at)
+            started = sorted(self._started.values(), key=lambda each: each.attempt.at)
             return [each.task for each in started]
 
     @property
@@ -306,9 +295,7 @@ class RemoteExecutor(Executor):
         with self._changed:
             self._first = self._first or time.time()
             self._count += 1
-            self._started[self._count] = _Started(
-                self._count, Attempt(task), time.monotonic(), pinned=pinned
-            )
+            self._started[self._count] = _Started(self._count, Attempt(task), pinned=pinned)
         self._loop.call_soon_threadsafe(self._dispatch)
 
     def _report(self) -> None:
@@ -473,7 +460,7 @@ class RemoteExecutor(Executor):
                 others = [host for host in hosts if host.spec.name != each.last]
                 if hosts:
                     each.host = (others or hosts)[0]
-                    each.host.assign(each.number, each.current())
+                    each.host.assign(each.number, each.attempt.current)
 
     def _group_for(self, each: _Started) -> _Group | None:
         """The hosts that train a task together; None where one has all that it asks for.
@@ -481,7 +468,7 @@ class RemoteExecutor(Executor):
         They have the arithmetic and about the speed of the fastest, and addresses for groups.
         """
         usable = self._usable()
-        if each.current().processes <= max((host.jobs for host in usable), default=math.inf):
+        if each.attempt.current.processes <= max((host.jobs for host in usable), default=math.inf):
             return None
         ranked = self._ranked(usable)
         hosts = [
@@ -493,7 +480,7 @@ class RemoteExecutor(Executor):
         ]
         # Rank 0 says what waits for a measurement of this machine, and has the saved state.
         hosts.sort(key=lambda host: (not host.spec.local, host.spec.name != each.leader))
-        left, parts = each.current().processes, list[tuple[Host, int]]()
+        left, parts = each.attempt.current.processes, list[tuple[Host, int]]()
         for host in hosts:
             if left:
                 parts.append((host, min(host.jobs, left)))
@@ -504,7 +491,7 @@ class RemoteExecutor(Executor):
     def _start_group(self, each: _Started, group: _Group) -> None:
         leader = group.parts[0][0]
         each.host, each.group, each.leader = leader, group, leader.spec.name
-        task = dataclasses.replace(each.current(), ranks=group.world_size)
+        task = dataclasses.replace(each.attempt.current, ranks=group.world_size)
         for host, count in group.parts:
             host.assign_part(each.number, task, count, has_net=host is leader)
         shares = ", ".join(f"{count} on {host.spec.name}" for host, count in group.parts)
