@@ -68,7 +68,7 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         help="A folder with one sub-folder per class, a table of paths and labels (.csv), an .npz "
-        "file, or digits, a small data set that is built in; other forms: docs/how-it-works.md.",
+        "file, or digits, a small data set that is built in; other forms: docs/data.md.",
     ),
 ]
 Run = Annotated[
