@@ -20,7 +20,7 @@ from typing import Any
 from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.events import Emit, Event
 from lepton_automl.core.object_storage import StorageError
-from lepton_automl.core.untrusted_files import ARRAYS
+from lepton_automl.core.untrusted_files import ARRAYS, may_be_whole
 from lepton_automl.errors import ConfigError, LeptonError, MachineError, first_line
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import Ledger
@@ -236,7 +236,7 @@ class StoreCopy:
             text = f"warning: {what}; the run continues, and what is missing there is copied later"
             self._emit(Event("store", text))
         elif self._reported and not what:
-            self._emit(Event("store", f"{self._store.place} answers again"))
+            self._emit(Event("store", f"the copy in {self._store.place} goes on"))
         self._reported = what
 
     def _work(self) -> None:
@@ -386,17 +386,25 @@ class StoreCopy:
                 yield
 
     def _stored(self, path: str) -> Iterator[FileEntry | None]:
-        """Store a file: None after each piece, at last its entry; nothing where it is gone."""
+        """Store a file: None after each piece, at last its entry; nothing where it is gone.
+
+        Raises
+        ------
+        StorageError
+            If the machine does not let the file be read, or the store fails.
+        """
         place, known = self._folder.path / path, self._table.get(path)
         if known is not None and path.startswith("cache/") and _has_digest(place, known):
             yield known
             return
         try:
             file = untrusted_files.open_file(place, ARRAYS, fix="")
-        except LeptonError:
+        except LeptonError as error:
+            if may_be_whole(error):
+                raise _unreadable(error.what) from error
             return
         digest, pieces, size = hashlib.sha256(), list[str](), 0
-        with file:
+        with file, _reading(place):
             if os.fstat(file.fileno()).st_size <= _INLINE_BYTES:
                 content = file.read()
                 if (text := _as_text(content)) is not None:
@@ -573,6 +581,20 @@ def _files_below(folder: Path, name: str) -> Iterator[tuple[str, State]]:
 
 def _state(info: os.stat_result) -> State:
     return info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+@contextlib.contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    """Turn an OSError within the block into a StorageError about a file of the run."""
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(f"{place} cannot be read: {error.strerror or error}") from error
+
+
+def _unreadable(what: str) -> StorageError:
+    fix = "check the disk and the rights, then run the same command"
+    return StorageError(what, fix=fix, is_temporary=True)
 
 
 def _as_text(content: bytes) -> str | None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -7,10 +9,11 @@ import signal
 import sqlite3
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
-from lepton_automl.core import object_storage
+from lepton_automl.core import object_storage, untrusted_files
 from lepton_automl.core.object_storage import FolderStorage, RetryingStorage
 from lepton_automl.errors import ConfigError, InfeasibleError, MachineError
 from lepton_automl.runs import store as stores
@@ -320,6 +323,45 @@ def test_a_store_that_is_down_is_said_once_and_stops_the_command_at_its_end_only
     assert str(tmp_path / "a") in end.value.what
     assert "run" in end.value.fix
     assert end.value.exit_code == 7
+    with command(place, tmp_path / "a"):  # The same command again completes it.
+        pass
+    with command(place, tmp_path / "b"):
+        assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+class Failing(io.BufferedReader):
+    """A file on a disk that fails while it is read."""
+
+    def read(self, size=-1, /):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("when", ["opened", "read"])
+def test_a_file_of_the_run_that_the_machine_does_not_let_read_is_not_left_out(
+    tmp_path, place, monkeypatch, when
+):
+    opened, real = untrusted_files.open_file, os.open
+
+    def failing_open(path, *more, **options):
+        if Path(path).parts[-2:] == ("00001-0", "weights.safetensors"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *more, **options)
+
+    def failing_file(path, *more, **options):
+        file = opened(path, *more, **options)
+        return Failing(file.detach()) if path.name == "weights.safetensors" else file
+
+    def work():
+        with command(place, tmp_path / "a") as (folder, ledger):
+            train(folder, ledger, 1)
+
+    with monkeypatch.context() as patched:
+        if when == "opened":
+            patched.setattr(os, "open", failing_open)
+        else:
+            patched.setattr(untrusted_files, "open_file", failing_file)
+        with pytest.raises(MachineError, match=r"00001-0/weights\.safetensors cannot be read"):
+            work()
     with command(place, tmp_path / "a"):  # The same command again completes it.
         pass
     with command(place, tmp_path / "b"):
