@@ -312,6 +312,18 @@ _JSON_NAMES = {
 }
 
 
+def whole_number(text: str) -> int | None:
+    """The whole number that a text from outside is, such as `-12` or `007`; None where it is none.
+
+    A text of more than 1,000 digits is none: Python refuses to convert some thousand, in a time
+    that grows with their square.
+    """
+    return int(text) if _WHOLE.fullmatch(text) else None
+
+
+_WHOLE = re.compile(r"-?\d{1,1000}")
+
+
 def is_of_machine(error: BaseException | None) -> bool:
     """Whether the machine, not a file, is the cause of an exception, or of one it was raised from.
 

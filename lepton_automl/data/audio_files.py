@@ -32,6 +32,9 @@ SUFFIXES = WAV_SUFFIXES | {".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".a
 RECORDING = FileKind("recordings", 256 << 20)
 _MOST_SAMPLES = 256 << 20
 """Samples of a compressed file, all channels counted, that are decoded, and of a resampled one."""
+_BLOCK = 1 << 20
+"""Samples, of each channel, that are converted at once: as floats they take up to eight times the
+memory of their file."""
 _MOST_TIMES = 16
 """Times its rate to which a recording is brought at most."""
 _MOST_CHANNELS = 64
@@ -106,7 +109,8 @@ def to_rate(path: AudioFile, samples: Audio, rate: int, wanted: int) -> Audio:
 
     common = math.gcd(rate, wanted)
     found = resample_poly(samples.astype(np.float32), wanted // common, rate // common)
-    return np.asarray(np.clip(np.rint(found), -_FULL_SCALE, _FULL_SCALE - 1), np.int16)
+    np.clip(np.rint(found, out=found), -_FULL_SCALE, _FULL_SCALE - 1, out=found)
+    return np.asarray(found, np.int16)
 
 
 def cut(samples: Audio, window: int, stride: int) -> Audio:
@@ -234,7 +238,10 @@ def _compressed(path: AudioFile, content: bytes) -> tuple[NDArray[Any], int]:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             if file.frames * file.channels > _MOST_SAMPLES:
                 raise _unreadable(path, f"{file.frames} samples in {file.channels} channels")
-            return file.read(dtype="float32", always_2d=True), int(file.samplerate)
+            found = [np.empty(0, np.int16)]
+            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                found.append(_to_int16(path, block))
+            return np.concatenate(found)[:, None], int(file.samplerate)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = _OPENED.sub("", first_line(error))
         raise _unreadable(path, f"no sound: {reason}") from error
@@ -244,6 +251,13 @@ def _to_int16(path: AudioFile, samples: NDArray[Any]) -> Audio:
     """Samples (n, channels) of any type as int16 (n,), averaged over channels."""
     if samples.dtype == np.int16 and samples.shape[1] == 1:
         return np.ascontiguousarray(samples[:, 0], np.int16)
+    found: Audio = np.empty(len(samples), np.int16)
+    for start in range(0, len(samples), _BLOCK):
+        found[start : start + _BLOCK] = _averaged(path, samples[start : start + _BLOCK])
+    return found
+
+
+def _averaged(path: AudioFile, samples: NDArray[Any]) -> Audio:
     values = samples.astype(np.float64)
     if samples.dtype.kind == "u":
         values = (values - 128) * 256
@@ -254,8 +268,8 @@ def _to_int16(path: AudioFile, samples: NDArray[Any]) -> Audio:
     elif samples.dtype.itemsize == 4:
         values /= 1 << 16
     mean = np.rint(values.mean(1))
-    found: Audio = np.clip(mean, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
-    return found
+    averaged: Audio = np.clip(mean, -_FULL_SCALE, _FULL_SCALE - 1).astype(np.int16)
+    return averaged
 
 
 def _unreadable(path: AudioFile, what: str) -> DataError:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lepton_automl.core import large_arrays, plugins
 from lepton_automl.core.decisions import Decision
+from lepton_automl.core.untrusted_files import whole_number
 from lepton_automl.data.audio_files import SUFFIXES as AUDIO_SUFFIXES
 from lepton_automl.data.pictures.picture_files import OTHER_SUFFIXES, Pictures
 from lepton_automl.data.pictures.picture_files import SUFFIXES as PICTURE_SUFFIXES
@@ -313,9 +314,10 @@ def _of_test(decision: Decision) -> Decision:
 def _class_index(name: str, class_names: tuple[str, ...], test: Path) -> int:
     if name in class_names:
         return class_names.index(name)
-    numbered = name.isdecimal() and not any(known.isdecimal() for known in class_names)
-    if numbered and int(name) < len(class_names):
-        return int(name)
+    number = whole_number(name) if name.isdecimal() else None
+    are_numbers = any(known.isdecimal() for known in class_names)
+    if number is not None and number < len(class_names) and not are_numbers:
+        return number
     near = plugins.unknown_name(name, list(class_names), "class")
     raise DataError(f"--test {test} has a class {name!r} that the data do not have", fix=near.fix)
 

@@ -194,6 +194,16 @@ def _wrong(what: str) -> DataError:
     )
 
 
+def numbered(texts: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """The different texts in their order, and the place of each text among them, int64 (N,).
+
+    As `np.unique` does it, for which each text would take the memory of the longest.
+    """
+    known = sorted(set(texts))
+    place = {text: n for n, text in enumerate(known)}
+    return tuple(known), np.array([place[text] for text in texts], np.int64)
+
+
 def used_classes(
     names: Sequence[str], labels: NDArray[np.int64]
 ) -> tuple[tuple[str, ...], NDArray[np.int64], tuple[str, ...]]:

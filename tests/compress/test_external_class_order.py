@@ -96,3 +96,9 @@ def test_the_user_overrules_what_files_say(tmp_path: Path) -> None:
 def test_natural_order_is_that_of_timm() -> None:
     names = ["a10", "B2", "a2", "1", "10", "2"]
     assert natural_order(names) == ("1", "2", "10", "a2", "a10", "B2")
+
+
+def test_digits_that_are_no_numbers_are_text() -> None:
+    names = ("m\xb2", "\xb2", "9" * 5000, "3")  # A superscript; more digits than Python converts.
+    assert set(natural_order(names)) == set(names)
+    assert natural_order(("b2", "9" * 5000, "3"))[0] == "3"

@@ -262,3 +262,21 @@ def test_a_large_file_is_opened_only(tmp_path):
     with door.open_or_read(path, TEXT, most=4, fix=FIX) as file:
         assert file.fileno() > 2
         assert file.read() == b"12345"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("-12", -12),
+        ("007", 7),
+        ("\u0663", 3),
+        ("9" * 1000, 10**1000 - 1),
+        ("9" * 5000, None),  # Python refuses to convert it.
+        ("\xb2", None),  # A digit to str.isdigit, and no number to int.
+        ("1.0", None),
+        ("1_0", None),
+        ("", None),
+    ],
+)
+def test_a_text_is_a_whole_number_or_none(text, wanted):
+    assert door.whole_number(text) == wanted

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lepton_automl.data.layouts.table_files import read_table
 from lepton_automl.data.opening import open_dataset
+from lepton_automl.data.samples import numbered
 from lepton_automl.data.sources.manifest import Manifest
 from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.pictures import write_folder
@@ -480,3 +483,48 @@ def test_numbers_of_classes_as_the_signs_of_gtsrb_have_them(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
     (tmp_path / "Train.csv").write_text("Width,Roi.X1,ClassId,Path\n48,5,7,0.png\n")
     assert Manifest().read(str(tmp_path / "Train.csv")).class_names == ("7",)
+
+
+def test_labels_of_more_digits_than_python_converts_are_names(pictures):
+    labels = {"a": "22", "b": "1" * 5000}
+    rows = [f"{folder}/00{n}.png,{labels[folder]}\n" for folder in labels for n in range(4)]
+    dataset = open_dataset(table(pictures, "path,label\n" + "".join(rows)))
+    assert dataset.class_names == ("1" * 5000, "22")
+
+
+def test_a_long_text_of_one_group_takes_its_memory_once(tmp_path):
+    texts = ["g" * 100_000, *(f"{n // 2}" for n in range(999))]
+    tracemalloc.start()
+    try:
+        names, places = numbered(texts)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    wanted, order = np.unique(np.array([text[:9] for text in texts]), return_inverse=True)
+    assert [name[:9] for name in names] == wanted.tolist()
+    np.testing.assert_array_equal(places, order)
+    assert peak < 10 << 20  # numpy's array of these texts takes 400 MB.
+
+
+def test_two_keys_of_a_json_line_that_differ_in_spaces_are_refused(pictures):
+    rows = [json.dumps({"path": p, "label": c, " label": "x"}) for p, c in ROWS]
+    with pytest.raises(DataError, match="line 1: two keys are 'label' without the spaces"):
+        read(pictures, "\n".join(rows), "list.jsonl")
+
+
+def test_json_lines_with_ever_more_keys_are_refused_before_they_take_memory(pictures):
+    text = json.dumps({f"key{n}": n for n in range(4000)}) + "\n{}" * 20_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match="with 4000 different keys"):
+            read(pictures, text, "list.jsonl")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20 << 20
+
+
+def test_rows_that_lack_keys_have_empty_cells(tmp_path):
+    (tmp_path / "list.jsonl").write_text('{"a": 1}\n{"b": 2}\n{"a": 3, "c": null}\n{}\n')
+    found = read_table(tmp_path / "list.jsonl").columns
+    assert found == {"a": ["1", "", "3", ""], "b": ["", "2", "", ""], "c": ["", "", "", ""]}

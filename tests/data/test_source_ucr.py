@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lepton_automl.data.layouts.ucr_series import read_series
+from lepton_automl.data.layouts.ucr_series import labelled, read_series
 from lepton_automl.data.loading import find_source
 from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.sources.ucr import Ucr
@@ -186,3 +186,19 @@ def test_other_tables_are_no_lines_of_series(tmp_path, text):
     (tmp_path / "a.tsv").write_text(text)
     assert read_series(tmp_path / "a.tsv", 20, 1) is None
     assert read_series(tmp_path / "a.csv", 20, 1) is None
+
+
+def test_labels_of_many_digits_stay_different_classes(tmp_path):
+    labels = [
+        "1000001",
+        "1000002",
+        "0.1234567",
+        "0.1234568",
+        "2.000e+00",
+        str(2**53),
+        str(2**53 + 1),
+    ]
+    path = tmp_path / "moves_TRAIN.tsv"
+    tsv(path, series(len(labels), channels=1)[..., 0], labels)
+    found = [each.labels for each in labelled(path, "train")]
+    assert found == [*labels[:4], "2", *labels[5:]]

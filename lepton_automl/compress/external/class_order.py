@@ -12,6 +12,7 @@ from onnx import ModelProto
 
 from lepton_automl.compress.external.find_preprocessing import config_files, literal
 from lepton_automl.core import untrusted_files
+from lepton_automl.core.untrusted_files import whole_number
 from lepton_automl.errors import ConfigError, DataError
 
 ORDERS = ("natural", "text")
@@ -93,7 +94,8 @@ def natural_order(names: Sequence[str]) -> tuple[str, ...]:
 
     def key(name: str) -> list[tuple[int, int, str]]:
         parts = re.split(r"([0-9]+)", name.lower())
-        return [(1, int(part), "") if part.isdigit() else (2, 0, part) for part in parts if part]
+        numbers = [(whole_number(part), part) for part in parts if part]
+        return [(2, 0, part) if number is None else (1, number, "") for number, part in numbers]
 
     return tuple(sorted(names, key=lambda name: (key(name), name)))
 
@@ -144,7 +146,11 @@ def _in_text(text: str) -> tuple[str, ...] | None:
     """One name a line, or `0 name`, `0: name`, `0,name` with every number once."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     pairs = [re.fullmatch(r"([0-9]+)[\s:,;]+(.+)", line) for line in lines]
-    numbered = {int(pair[1]): pair[2] for pair in pairs if pair is not None}
+    numbered = {
+        number: pair[2]
+        for pair in pairs
+        if pair is not None and (number := whole_number(pair[1])) is not None
+    }
     if lines and sorted(numbered) == list(range(len(lines))):
         return tuple(numbered[number] for number in range(len(lines)))
     return tuple(lines) or None

@@ -21,6 +21,8 @@ from lepton_automl.models.front_end import MAX_WINDOW, default_frame
 
 BACKGROUND = "background"
 """Class of recordings of noise."""
+_BLOCK = 256
+"""Windows that are cut at once."""
 _BACKGROUND_FOLDERS = frozenset({"_background_noise_", "background_noise", "_background_"})
 _LARGEST_RATE = 16_000
 """Rate in hertz above which recordings are resampled to it unless one is stated."""
@@ -98,10 +100,11 @@ def cut_audio(
         for clip, step in zip(clips, strides, strict=True)
     ]
     sound, place = large_arrays.empty((sum(counts), window), np.int16), 0
-    for n, (step, count) in enumerate(zip(strides, counts, strict=True)):
-        sound[place : place + count] = audio_files.cut(clips[n], window, step)
-        clips[n] = clips[n][:0]  # Memory is not held twice.
-        place += count
+    for n, step in enumerate(strides):
+        for block in audio_files.cut_in_blocks(clips[n], window, step, _BLOCK):
+            sound[place : place + len(block)] = block
+            place += len(block)
+        clips[n] = np.empty(0, np.int16)  # Memory is not held twice.
     class_names = tuple(sorted({file.label for file in files}))
     parts = np.repeat(np.array([file.part for file in files], "<U10"), counts)
     names = dict.fromkeys(name for file in files for name in file.attributes)
@@ -117,7 +120,11 @@ def cut_audio(
         parts=parts if (parts != "").any() else None,
         groups=_groups(files, counts),
         attributes={
-            name: tuple(np.repeat([file.attributes.get(name, "") for file in files], counts))
+            name: tuple(
+                text
+                for file, count in zip(files, counts, strict=True)
+                for text in [file.attributes.get(name, "")] * count
+            )
             for name in names
         },
         notes=notes,

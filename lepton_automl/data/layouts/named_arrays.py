@@ -28,7 +28,7 @@ from lepton_automl.data.layouts.array_keys import (
 )
 from lepton_automl.data.pictures import pixel_scale
 from lepton_automl.data.pictures.pixel_scale import RawArray
-from lepton_automl.data.samples import RawSamples, Samples, used_classes
+from lepton_automl.data.samples import RawSamples, Samples, numbered, used_classes
 from lepton_automl.data.signals import (
     MAX_CHANNELS,
     Layout,
@@ -444,4 +444,4 @@ def _groups(
                 fix=f"give {count} whole numbers or texts, one a picture",
             )
         texts += [str(value) for value in column.tolist()]
-    return np.unique(texts, return_inverse=True)[1].astype(np.int64)
+    return numbered(texts)[1]

@@ -18,6 +18,8 @@ TABLE = FileKind("tables", 128 << 20)
 TABLE_SUFFIXES = {".csv": ",;\t|", ".tsv": "\t", ".tab": "\t", ".jsonl": "", ".ndjson": ""}
 """Suffix -> delimiters that may stand between its columns; empty for JSON lines."""
 _MOST_COLUMNS = 4096
+_MOST_CELLS = 1 << 25
+"""Rows times columns of JSON lines; a row may lack columns, and takes no bytes for them then."""
 _LONGEST_LINE = 1 << 20
 """Characters of a line."""
 _LINES_A_ROW = 100
@@ -216,12 +218,32 @@ def _json_lines(path: Path, text: str) -> Table:
             raise DataError(f"{path}, {place}: {what}", fix="give one object a line")
         fix = 'give one JSON object a line, such as {"path": "cat/1.jpg", "label": "cat"}'
         row = untrusted_files.parse_json(source, f"{path}, {place}", fix=fix, top=dict)
-        texts = {name.strip(): cell_text(value) for name, value in row.items()}
-        for name in texts:
-            columns.setdefault(name, [""] * len(places))
+        if twice := _add_row(row, columns, len(places)):
+            what = f"two keys are {twice!r:.60} without the spaces around them"
+            raise DataError(f"{path}, {place}: {what}", fix="give each key once")
+        places.append(place)
         if len(columns) > _MOST_COLUMNS:
             raise DataError(f"{path}, {place}: more than {_MOST_COLUMNS} different keys", fix=fix)
-        places.append(place)
-        for name, column in columns.items():
-            column.append(texts.get(name, ""))
+        if len(columns) * len(places) > _MOST_CELLS:
+            raise DataError(
+                f"{path}, {place}: {len(places)} rows with {len(columns)} different keys, at most "
+                f"{_MOST_CELLS} rows times keys are read",
+                fix="give each row the same keys, or divide the table",
+            )
+    for column in columns.values():
+        column += [""] * (len(places) - len(column))
     return _table(path, columns, places)
+
+
+def _add_row(row: Mapping[str, object], columns: dict[str, list[str]], number: int) -> str:
+    """Put the cells of a row into its columns; a name that two of its keys have, if any.
+
+    A column that rows lack is filled up when one has it.
+    """
+    for key, value in row.items():
+        column = columns.setdefault(name := key.strip(), [])
+        if len(column) > number:
+            return name
+        column += [""] * (number - len(column))
+        column.append(cell_text(value))
+    return ""

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from lepton_automl.config import NONE
 from lepton_automl.core import plugins
 from lepton_automl.core.decisions import Decision
+from lepton_automl.core.untrusted_files import whole_number
 from lepton_automl.data.layouts.one_hot import one_hot_columns, one_hot_text, with_one_label
 from lepton_automl.data.layouts.part_names import parts_named
 from lepton_automl.data.pictures.picture_files import SUFFIXES, Picture
-from lepton_automl.data.samples import Samples, used_classes
+from lepton_automl.data.samples import Samples, numbered, used_classes
 from lepton_automl.data.signal_files import SUFFIXES as RECORDING_SUFFIXES
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.text import printable
@@ -41,7 +42,6 @@ _SHOWN = 5
 """Rows or values that an error names."""
 _NUMERIC_SHARE = 0.8
 """Share of columns of numbers from which on a table without paths is taken for a table of data."""
-_WHOLE = re.compile(r"-?\d+")
 _WHOLE_FRACTION = re.compile(r"(-?\d+)(?:\.0+)?")
 """A whole number, also as pandas writes it where a column lacks values: `3.0`."""
 
@@ -502,7 +502,7 @@ def make_samples(
         column = table.columns[roles.group]
         keys = [f"={column[row]}" if column[row] else f"#{row}" for row in places]
         if len(set(keys)) < len(keys):  # Else no two samples share a group.
-            groups = np.unique(keys, return_inverse=True)[1].astype(np.int64)
+            groups = numbered(keys)[1]
     return Samples(
         pictures=tuple(pictures[n] for n in order),
         labels=labels[order],
@@ -562,8 +562,9 @@ def class_texts(texts: Sequence[str]) -> list[str]:
 
 def ordered_names(known: Collection[str]) -> list[str]:
     """Names of classes in their order: numbers by size, others as texts."""
-    are_whole = all(_WHOLE.fullmatch(text) for text in known)
-    return sorted(known, key=lambda text: (int(text), text) if are_whole else (0, text))
+    numbers = {text: whole_number(text) for text in known}
+    are_whole = None not in numbers.values()
+    return sorted(known, key=lambda text: (numbers[text] or 0 if are_whole else 0, text))
 
 
 def _numbers(
@@ -571,14 +572,15 @@ def _numbers(
 ) -> tuple[list[int], list[str]]:
     labels = []
     for row, text in zip(rows.kept.tolist(), texts, strict=True):
-        if not text.isdecimal() or int(text) >= len(class_names):
+        number = whole_number(text)
+        if number is None or not 0 <= number < len(class_names):
             raise table.error(
                 [row],
                 f"the label {text!r}, the rule is 0 to {len(class_names) - 1}, a number of "
                 f"{', '.join(class_names[:10])}",
                 "correct the label or leave the row out",
             )
-        labels.append(int(text))
+        labels.append(number)
     return labels, list(class_names)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.units import counted
-from lepton_automl.core.untrusted_files import FileKind
+from lepton_automl.core.untrusted_files import FileKind, whole_number
 from lepton_automl.data.layouts.folder_kinds import begins_with_values
 from lepton_automl.data.layouts.tables import class_texts
 from lepton_automl.data.layouts.windows import LabelledRecording
@@ -26,6 +27,8 @@ FIX = (
     "first"
 )
 _SERIES = FileKind("series", 512 << 20)
+_BETWEEN = re.compile(r"[,\s]+")
+"""What stands between the values of a line."""
 
 
 def labelled(path: Path, part: str) -> Iterator[LabelledRecording]:
@@ -108,10 +111,12 @@ def _any_ts(path: Path, channels: int) -> Iterator[LabelledRecording]:
 
 def _any_lines(path: Path, length: int) -> Iterator[LabelledRecording]:
     """Series of a table without names of columns, whose lines may begin with a label."""
-    rows = [(number, re.split(r"[,\s]+", line)) for number, line in _text_lines(path)]
-    first = 0 if all(len(cells) == length for _, cells in rows) else 1  # The label.
-    for number, cells in rows:
-        yield _series(path, number, "", "?", _values(path, number, cells[first:])[:, None])
+    lines = list(_text_lines(path))
+    are_windows = all(len(_BETWEEN.split(line)) == length for _, line in lines)
+    first = 0 if are_windows else 1  # The label.
+    for number, line in lines:
+        cells = _BETWEEN.split(line)[first:]
+        yield _series(path, number, "", "?", _values(path, number, cells)[:, None])
 
 
 def _ts(path: Path, part: str) -> Iterator[LabelledRecording]:
@@ -165,19 +170,22 @@ def _check_head(path: Path, lines: Iterator[tuple[int, str]], *, has_labels: boo
 
 def _lines_of_values(path: Path, part: str) -> Iterator[LabelledRecording]:
     """Series of a table of UCR: the label, then the values, with tabs, commas or spaces between."""
-    rows = [(number, re.split(r"[,\s]+", line)) for number, line in _text_lines(path)]
-    labels = class_texts([_plain(cells[0]) for _, cells in rows])
-    for (number, cells), label in zip(rows, labels, strict=True):
-        values = _values(path, number, cells[1:])
+    lines = list(_text_lines(path))  # All cells at once would take twenty times their memory.
+    labels = class_texts([_plain(_BETWEEN.split(line, 1)[0]) for _, line in lines])
+    for (number, line), label in zip(lines, labels, strict=True):
+        values = _values(path, number, _BETWEEN.split(line)[1:])
         yield _series(path, number, part, label, values[:, None])
 
 
 def _plain(label: str) -> str:
-    """A label that is written as `1.0000000e+00` in the way of others."""
+    """A label that is written as `1.0000000e+00` in the way of others, where that is its value."""
     try:
-        return f"{float(label):g}"
+        value = float(label)
     except ValueError:
         return label
+    whole, short = whole_number(label), f"{value:g}"
+    exact = value if whole is None else whole
+    return short if float(short) == exact or math.isnan(value) else str(exact)
 
 
 def _text_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lepton_automl.core.decisions import Decision
 from lepton_automl.data.layouts.tables import ordered_names
-from lepton_automl.data.samples import Samples
+from lepton_automl.data.samples import Samples, numbered
 from lepton_automl.data.signal_files import window_starts
 from lepton_automl.data.signals import MAX_CHANNELS, to_signals, type_of_signals
 from lepton_automl.errors import ConfigError, DataError
@@ -177,7 +177,7 @@ def _windows(
     mixed: list[_Window] = []
     for number, each in enumerate(recordings):
         one_label = each.labels if isinstance(each.labels, str) else None
-        names, codes = np.unique(np.array(each.labels), return_inverse=True)
+        names, codes = numbered([each.labels] if isinstance(each.labels, str) else each.labels)
         parts = each.part if isinstance(each.part, str) else np.array(each.part)
         for first, end in each.pieces():
             for start in (first + n for n in window_starts(end - first, length, step)):
@@ -190,7 +190,7 @@ def _windows(
                     counts = np.bincount(codes[start:stop])
                     best = int(counts.argmax())
                     has_one = counts[best] >= _MAJORITY * length
-                    label = str(names[best]) if has_one else None
+                    label = names[best] if has_one else None
                     if label is None:
                         mixed.append(_Window(number, start, "", part))
                 if label:
@@ -243,7 +243,7 @@ def _groups(
 ) -> NDArray[np.int64] | None:
     """Group of each window; None where each is one of its own."""
     keys = [f"={each.group}" if each.group else f"#{n}" for n, each in enumerate(recordings)]
-    groups = np.unique(keys, return_inverse=True)[1].astype(np.int64)[numbers]
+    groups = numbered(keys)[1][numbers]
     return groups if len(np.unique(groups)) < len(groups) else None
 
 

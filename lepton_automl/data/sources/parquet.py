@@ -41,7 +41,7 @@ from lepton_automl.data.layouts.tables import (
     make_samples,
 )
 from lepton_automl.data.pictures.picture_files import SUFFIXES
-from lepton_automl.data.samples import RawSamples, Samples
+from lepton_automl.data.samples import RawSamples, Samples, numbered
 from lepton_automl.data.sources import Source
 from lepton_automl.errors import ConfigError, DataError, MachineError
 
@@ -169,14 +169,24 @@ class Parquet(Source):
         values = np.concatenate(found.blocks)
         labels = [table.columns[roles.label][row].strip() for row in rows.kept]
         are_numbers = all(re.fullmatch(r"-?\d{1,18}", label) for label in labels)
-        y = np.array([int(label) for label in labels] if are_numbers else labels)
+        # An array holds each text in the memory of the longest.
+        if are_numbers:
+            y = np.array([int(label) for label in labels])
+        elif names is None:
+            names, y = numbered(labels)
+        else:
+            y = np.array([label[: 1 + max(map(len, names))] for label in labels])
         arrays: dict[str, Array] = {} if names is None else {"class_names": np.array(names)}
+        groups: list[str] = []
+        if roles.group:
+            column = enumerate(table.columns[roles.group])
+            keys = [f"={text}" if text else f"#{row}" for row, text in column]
+            groups = [f"{n:010}" for n in numbered(keys)[1]]
         for part in dict.fromkeys(rows.parts.tolist()):
             places, end = rows.parts == part, f"_{_KEYS[part]}" if part else ""
             arrays[f"x{end}"], arrays[f"y{end}"] = values[rows.kept[places]], y[places]
             if roles.group:
-                group = np.array(table.columns[roles.group])
-                arrays[f"group{end}"] = group[rows.kept[places]]
+                arrays[f"group{end}"] = np.array(groups)[rows.kept[places]]
         return read_raw(data, MemoryArrays(arrays), None, self._channel_axis, notes=rows.notes)
 
 

@@ -171,7 +171,11 @@ def _sample(shard: Path, key: str, members: Mapping[str, Member]) -> tuple[Membe
     if "json" in members:
         content = members["json"].read(max_bytes=_MAX_TEXT, fix=_FIX)
         document = untrusted_files.parse_json(content, str(members["json"]), fix=_FIX, top=dict)
-        row |= {name.strip(): cell_text(value) for name, value in document.items() if name.strip()}
+        row = {name.strip(): cell_text(value) for name, value in document.items()}
+        if len(row) < len(document):
+            what = "two fields have one name without the spaces around it"
+            raise DataError(f"{members['json']}: {what}", fix="give each field once")
+        row.pop("", None)
     for suffix in (_LABEL, "txt"):
         if suffix in members and (suffix == _LABEL or not row):
             content = members[suffix].read(max_bytes=_MAX_TEXT, fix=_FIX)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.core.decisions import Certainty, Decision
+from lepton_automl.data.samples import numbered
 from lepton_automl.errors import ConfigError
 
 _MIN_COVERED = 0.5
@@ -182,7 +183,7 @@ def _within_class(
         f"{label}/{key}" if key is not None else f"#{place}"
         for place, (label, key) in enumerate(zip(labels.tolist(), keys, strict=True))
     ]
-    return np.unique(texts, return_inverse=True)[1].astype(np.int64)
+    return numbered(texts)[1]
 
 
 def _counts_something(groups: NDArray[np.int64], labels: NDArray[np.int64]) -> bool:
@@ -239,7 +240,7 @@ def _across_classes(
     """Groups of one key in several classes are joined where that key means the same in all."""
     keys = [rule.key(name) for name in inner]
     texts = [f"={key}" if key is not None else f"#{n}" for n, key in enumerate(keys)]
-    joined = np.unique(texts, return_inverse=True)[1].astype(np.int64)
+    joined = numbered(texts)[1]
     if len(np.unique(joined)) == len(np.unique(groups)):
         return groups, ""
     if len(np.unique(joined)) < _MIN_GROUPS:
@@ -287,7 +288,7 @@ def groups_by_attribute(name: str, column: Sequence[str]) -> NDArray[np.int64]:
 def _numbered(keys: Sequence[str | None]) -> NDArray[np.int64]:
     """Numbers of equal keys; None is a group of its own."""
     texts = [f"={key}" if key is not None else f"#{n}" for n, key in enumerate(keys)]
-    return np.unique(texts, return_inverse=True)[1].astype(np.int64)
+    return numbered(texts)[1]
 
 
 def groups_by_pattern(
