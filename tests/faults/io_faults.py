@@ -31,6 +31,7 @@ FAULTS: tuple[tuple[str, dict[str, int]], ...] = (
     ),
     ("EMFILE", {"action": shim.FAIL, "number": errno.EMFILE, "mask": shim.OPEN | shim.CREATE}),
     ("EIO on open", {"action": shim.FAIL, "number": errno.EIO, "mask": shim.OPEN}),
+    ("EIO on read", {"action": shim.FAIL, "number": errno.EIO, "mask": shim.READ}),
     (
         "full from then on",
         {

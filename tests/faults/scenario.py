@@ -281,7 +281,7 @@ class Work:
     """sha256 of the files of the artifact."""
     counted: tuple[tuple[int, str], ...]
     """Kind and place of each operation of the undisturbed command (`operations.counted`), opening
-    of files too; empty without the shim."""
+    and reading of files too; empty without the shim."""
     modules: tuple[str, ...]
     """Imported when the undisturbed command ended."""
 
@@ -328,7 +328,7 @@ def works(
             *arguments,
             root=end.base if warm.has_shim else None,
             log=(log := folder / f"{name}-log"),
-            **({"mask": shim.CHANGES | shim.OPEN} if warm.has_shim else {}),
+            **({"mask": shim.CHANGES | shim.OPEN | shim.READ} if warm.has_shim else {}),
             patches=[["list_modules", str(modules)]],
         )
         if code := command.wait():

@@ -1,7 +1,7 @@
 /* Preloaded into a command and its children: counts the file operations below one folder, makes the
    Nth of them fail or end the process, and records them in a log for power_loss.py.
 
-   What is not seen: writes of stdio buffers inside libc (fwrite), writes to mapped memory, and
+   What is not seen: reads and writes of stdio buffers inside libc (fread, fwrite), mapped memory, and
    operations through descriptors made by dup. Descriptors above MOST are not followed. */
 
 #define _GNU_SOURCE
@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 enum { OPEN = 1, CREATE = 2, WRITE = 4, SYNC = 8, RENAME = 16, UNLINK = 32, MKDIR = 64,
-       TRUNCATE = 128, MARK = 256, COUNTED = 512 };
+       TRUNCATE = 128, MARK = 256, COUNTED = 512, READ = 1024 };
 enum { COUNT = 0, FAIL = 1, FAIL_FROM = 2, SIGNAL_AFTER = 3, SIGNAL_BEFORE = 4 };
 enum { SELF = 0, PARENT = 1, GROUP = 2 };
 #define MOST 4096
@@ -230,6 +230,12 @@ ssize_t pwrite64(int handle, const void *data, size_t size, off64_t at) {
     struct iovec one = {(void *)data, size};
     ON_HANDLE(WRITE, real(handle, data, size, at), NOTED_WRITE(at, &one, 1))
 }
+#define READING(call) ON_HANDLE(READ, call, (void)done)
+ssize_t read(int handle, void *data, size_t size) { REAL(read); READING(real(handle, data, size)) }
+ssize_t readv(int handle, const struct iovec *parts, int count) { REAL(readv); READING(real(handle, parts, count)) }
+ssize_t pread(int handle, void *data, size_t size, off_t at) { REAL(pread); READING(real(handle, data, size, at)) }
+ssize_t pread64(int handle, void *data, size_t size, off64_t at) { REAL(pread64); READING(real(handle, data, size, at)) }
+
 #define NOTED(kind, number) note(kind, full, "", number, NULL, 0, 0, inode_of(handle))
 int fsync(int handle) { REAL(fsync); ON_HANDLE(SYNC, real(handle), NOTED(SYNC, 0)) }
 int fdatasync(int handle) { REAL(fdatasync); ON_HANDLE(SYNC, real(handle), NOTED(SYNC, 0)) }

@@ -37,13 +37,14 @@ _SHIM = Path(__file__).with_name("shim.c")
 LONGEST_SECONDS = 120.0
 """After which a command hangs."""
 
-OPEN, CREATE, WRITE, SYNC, RENAME, UNLINK, MKDIR, TRUNCATE, MARK, COUNTED = (
-    1 << n for n in range(10)
+OPEN, CREATE, WRITE, SYNC, RENAME, UNLINK, MKDIR, TRUNCATE, MARK, COUNTED, READ = (
+    1 << n for n in range(11)
 )
 CHANGES = CREATE | WRITE | SYNC | RENAME | UNLINK | MKDIR | TRUNCATE
 """Kinds of operations that change a disk."""
 NAMES = {
     OPEN: "open",
+    READ: "read",
     CREATE: "create",
     WRITE: "write",
     SYNC: "fsync",
