@@ -431,7 +431,7 @@ def export(
         Format that ships, which limits bind; empty: that of the artifact that is there, else
         `onnx`.
     reject
-        Share of pictures of the classes that may be answered by "none of these", 0 to 0.5; 0: no
+        Share of pictures of the classes that may be classified as "none of these", 0 to 0.5; 0: no
         threshold. None: that of the artifact that is there.
     sign
         Key of OpenSSH that signs the manifest.
@@ -584,7 +584,7 @@ def predict(
     pixel_scale
         Black and white of files with more than 8 bits a channel; `auto`: as in training.
     file_format
-        Format of the artifact whose files answer, such as `c` or `litert`; empty: the ONNX file.
+        Format of the artifact whose files predict, such as `c` or `litert`; empty: the ONNX file.
     on_unreadable : callable, optional
         Receives the error of each picture that cannot be read, which is left out; by default the
         first one is raised.

@@ -296,8 +296,8 @@ class RunConfig:
     """Folds of training and validation on which finalists are compared, as text; `off`: on the
     validation part alone; `auto`: several where data are small (`data.folds.is_small`)."""
     judge: Judge = "auto"
-    """What limits on accuracy and its drop bind: `windows`, `recordings` by the joined answers to
-    their windows, or `auto`: recordings where samples are windows of recordings."""
+    """What limits on accuracy and its drop apply to: `windows`, `recordings` by the joined
+    predictions of their windows, or `auto`: recordings where samples are windows of recordings."""
     balance: Balance = "auto"
     """Whether classes have equal weight in training and in accuracy, or samples; `auto`: classes
     where the rarest one has few training samples (`metrics.balanced.UNEVEN_RATIO`)."""
@@ -324,7 +324,7 @@ class RunConfig:
     """Format that ships, which limits bind; it is written too. Empty: that of the artifact that is
     there, else C with a limit on flash, else ONNX."""
     reject: float | None = None
-    """Share of samples of the classes, 0 to 0.5, that may be answered by "none of these"; 0: no
+    """Share of samples of the classes, 0 to 0.5, that may be classified as "none of these"; 0: no
     threshold. None: that of the artifact that is there, else 0."""
     board: str | None = None
     """Board that the net is for (`cost.boards`), whose memory is in `limits`: a name or a TOML

@@ -147,7 +147,7 @@ def runs_alone(tree: ast.Module) -> bool:
 
 LOADED_WHEN_USED = (
     *("scipy", "importlib.metadata", "lepton_automl.pipeline.export"),
-    *("lepton_automl.artifact.format_answers", "lepton_automl.data.layouts"),
+    *("lepton_automl.artifact.format_predictor", "lepton_automl.data.layouts"),
 )
 """What takes long to load and is needed by few commands and by no worker, or not by a refusal, or
 not for the classes of pictures."""

@@ -28,7 +28,7 @@ from lepton_automl.artifact.manifest import (
     DEVICE,
     FLOAT,
     GOLDEN,
-    GOLDEN_ANSWERS,
+    GOLDEN_PREDICTIONS,
     INT8,
     LABELS,
     MALFORMED,
@@ -44,7 +44,7 @@ from lepton_automl.artifact.manifest import (
     VERDICT,
     Digests,
     Manifest,
-    golden_answers,
+    golden_predictions,
 )
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import Provenance, read_provenance
@@ -65,7 +65,7 @@ FOREIGN = "foreign"
 _REQUIRED = {
     *MODELS,
     *(ABOUT, LABELS, VERDICT, CARD, REFERENCE_PREDICTIONS),
-    *(GOLDEN, *GOLDEN_ANSWERS.values()),
+    *(GOLDEN, *GOLDEN_PREDICTIONS.values()),
 }
 _NONE = "none"
 _MALFORMED = (
@@ -213,7 +213,7 @@ def _shapes(parts: _Parts) -> list[str]:
     for name, model in parts.models.items():
         ends = model.graph.input, model.graph.output
         said[name] = tuple(_end(side[0]) for side in ends if len(side) == 1)
-    return _differing("inputs and answers", said)
+    return _differing("inputs and predictions", said)
 
 
 def _end(value: ValueInfoProto) -> tuple[object, ...]:
@@ -269,16 +269,16 @@ def _golden(parts: _Parts) -> list[str]:
     found = _differing("golden samples", {ABOUT: wanted, GOLDEN: (pixels.dtype.name, pixels.shape)})
     if not count:
         found.append(f"{GOLDEN} has no samples")
-    further = map(golden_answers, parts.about.formats)
+    further = map(golden_predictions, parts.about.formats)
     stored = [name for name in further if (parts.folder / name).is_file()]
-    for name in (*GOLDEN_ANSWERS.values(), *stored):
-        answers = writer.read_array(parts.folder, name)
+    for name in (*GOLDEN_PREDICTIONS.values(), *stored):
+        predictions = writer.read_array(parts.folder, name)
         said: dict[str, object] = {
             GOLDEN: ("float32", (count, parts.classes)),
-            name: (answers.dtype.name, answers.shape),
+            name: (predictions.dtype.name, predictions.shape),
         }
-        wrong = _differing("golden answers", said)
-        if not wrong and not ((answers >= 0) & (answers <= 1 + 1e-5)).all():
+        wrong = _differing("golden predictions", said)
+        if not wrong and not ((predictions >= 0) & (predictions <= 1 + 1e-5)).all():
             wrong = [f"{name} has values that are no probabilities"]
         found += wrong
     return found
@@ -318,7 +318,7 @@ def _about_verdict(parts: _Parts) -> list[str]:
         verdict.limits,
         verdict.problems,
         verdict.parity,
-        is_answered=shipped is None or not shipped.not_run,
+        is_run=shipped is None or not shipped.not_run,
     )
     is_compared = verdict.parity is not None
     found = [
@@ -418,10 +418,10 @@ def _formats(parts: _Parts, verdict: Verdict) -> list[str]:
         wanted = (paths[0], files[paths[0]].sha256, sum(files[path].bytes for path in paths))
         said = {one.name: wanted, VERDICT: (one.file, one.sha256, one.file_bytes)}
         found += _differing("path, sha256 and bytes", said)
-        is_answered = not one.not_run
+        is_run = not one.not_run
         found += _differing(
-            f"whether {one.name} was answered",
-            {"not_run": is_answered, "metrics": one.metrics is not None},
+            f"whether {one.name} was run",
+            {"not_run": is_run, "metrics": one.metrics is not None},
         )
         if one.metrics is not None:
             own = {one.name: wanted[:2], VERDICT: (one.metrics.file, one.metrics.sha256)}

@@ -1,7 +1,7 @@
 """Choose the format that ships by its time: `--prefer latency` where no format is named.
 
-The choice needs no label and no test sample: formats have to answer validation samples as the int8
-ONNX file does, and their time is measured beside that file's.
+The choice needs no label and no test sample: formats have to classify validation samples as the
+int8 ONNX file does, and their time is measured beside that file's.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from lepton_automl.models.onnx_file import onnx_probabilities
 from lepton_automl.runs.ledger import EventKind, Ledger
 
 PARITY_SAMPLES = 512
-"""Validation samples that a format must answer as the ONNX file does, at most."""
+"""Validation samples that a format must classify as the ONNX file does, at most."""
 _GOLDEN_SAMPLES = 16
 
 
@@ -74,8 +74,8 @@ def fastest_format(
     """The format with the shortest call here, and the decision with the times.
 
     ONNX ships where no other format is shown to be faster than both of its files: the upper end of
-    the interval of a format's time has to lie below. A format is not taken if it does not answer
-    here, answers validation samples otherwise than it promises, or breaks a limit on size or
+    the interval of a format's time has to lie below. A format is not taken if it does not run
+    here, classifies validation samples otherwise than it promises, or breaks a limit on size or
     memory.
 
     Parameters
@@ -117,7 +117,7 @@ def fastest_format(
     if least < 1.0:
         said.append(f"the float file at least {least:.2f} of it")
     if shown:
-        said.append(f"answers to {len(samples)} validation samples are compared first")
+        said.append(f"predictions for {len(samples)} validation samples are compared first")
         said += [] if faster else ["no format is shown to be faster than ONNX"]
     option = f"--ship {ONNX}" if faster else "--ship"
     return choice, Decision(SHIPPING_FORMAT, choice, "; ".join(said), "measured", option)
@@ -143,8 +143,8 @@ def _measured(tried: _Tried, name: str, digest: str, ledger: Ledger) -> _Found:
         return _Found(name, why_not="not compared, it resizes pictures too")
     try:
         with FormatSession(name, tried.folder, tried.net.arch.classes) as session:
-            answers = session.predict(tried.samples)
-            if problems := kind.beyond_promise(answers, tried.expected, tried.net):
+            predictions = session.predict(tried.samples)
+            if problems := kind.beyond_promise(predictions, tried.expected, tried.net):
                 return _Found(name, why_not=f"not taken, {problems[0]}")
             if not _keeps_limits(session.sizes, tried.net, tried.limits):
                 return _Found(name, why_not="not taken, a limit on size or memory is exceeded")

@@ -1,8 +1,8 @@
-"""Measure what the files of the further formats of an artifact answer.
+"""Measure the files of the further formats of an artifact.
 
-They hold the net of `model.int8.onnx` and are compared with its answers. Files that are compiled
-are opened only where this process wrote them, or where they are what it would write of the ONNX
-file: code of unknown origin is never run.
+They hold the net of `model.int8.onnx` and are compared with its predictions. Files that are
+compiled are opened only where this process wrote them, or where they are what it would write of
+the ONNX file: code of unknown origin is never run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.artifact import judging, manifest, measurements, writer
-from lepton_automl.artifact.manifest import GOLDEN, GOLDEN_ANSWERS, INT8, golden_answers
+from lepton_automl.artifact.manifest import GOLDEN, GOLDEN_PREDICTIONS, INT8, golden_predictions
 from lepton_automl.artifact.measurements import EvaluatedPart, recording_accuracy
 from lepton_automl.artifact.own_sizes import OwnSizes
 from lepton_automl.artifact.provenance import Provenance, read_provenance
@@ -46,21 +46,22 @@ class MeasuredFormats:
     figures: tuple[FormatFigures, ...]
     problems: tuple[str, ...]
     evidence: Mapping[str, Evidence]
-    """Of the test samples; only of formats that were answered."""
+    """Of the test samples; only of formats that were run."""
     whole: Mapping[str, Evidence]
     """Of whole recordings; empty where samples are no windows of recordings."""
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """What a format answers here."""
+class _Outputs:
+    """What the files of a format give on this machine."""
 
     sizes: Sizes
     labels: tuple[str, ...] | None
-    answers: NDArray[np.float32]
+    predictions: NDArray[np.float32]
+    """Probabilities (n, classes) of the test samples."""
     golden: NDArray[np.float32]
     times: tuple[list[float], list[float]]
-    own_size_answers: NDArray[np.float32] | None
+    own_size_predictions: NDArray[np.float32] | None
     """(n, classes), of `EvaluatedPart.own_sizes`; None where the format takes one size only."""
 
 
@@ -69,13 +70,13 @@ def measure_formats(
     about: Provenance,
     test: EvaluatedPart,
     int8: FileMetrics,
-    int8_answers: NDArray[np.float32],
+    int8_predictions: NDArray[np.float32],
     reference: Evidence,
     *,
     digests: Mapping[str, str],
     is_own: bool,
 ) -> MeasuredFormats:
-    """Answer the test part by the files of every further format of an artifact.
+    """Classify the test part with the files of every further format of an artifact.
 
     Parameters
     ----------
@@ -85,7 +86,7 @@ def measure_formats(
         Names its formats.
     test : EvaluatedPart
         The test samples and what they are.
-    int8, int8_answers
+    int8, int8_predictions
         Figures of the int8 ONNX file, and its probabilities (n, classes) on the test samples.
     reference : Evidence
         Of the float net before pruning, which drops are measured from.
@@ -97,7 +98,7 @@ def measure_formats(
     found, problems = [], list[str]()
     evidence, whole = dict[str, Evidence](), dict[str, Evidence]()
     for name in about.formats:
-        figures = _unanswered(folder, about, name, digests)
+        figures = _unmeasured(folder, about, name, digests)
         try:
             kind = formats.load(name)
         except ConfigError:
@@ -116,31 +117,40 @@ def measure_formats(
             found.append(dataclasses.replace(figures, not_run=why))
             continue
         try:
-            opened = _answer(folder, name, len(about.class_names), test)
+            outputs = _run_format(folder, name, len(about.class_names), test)
         except DataError as error:
             problems.append(f"{name}: {error.what}")
             found.append(dataclasses.replace(figures, not_run="it cannot be used"))
             continue
         problems += [
-            f"{name}: {text}" for text in kind.beyond_promise(opened.answers, int8_answers, net)
+            f"{name}: {text}"
+            for text in kind.beyond_promise(outputs.predictions, int8_predictions, net)
         ]
-        problems += _label_problems(name, about.class_names, opened.labels)
-        problems += _golden_problems(folder, name, kind, opened.golden)
-        evidence[name] = test.evidence(opened.answers)
-        if (joined := test.whole(opened.answers)) is not None:
+        problems += _label_problems(name, about.class_names, outputs.labels)
+        problems += _golden_problems(folder, name, kind, outputs.golden)
+        evidence[name] = test.evidence(outputs.predictions)
+        if (joined := test.whole(outputs.predictions)) is not None:
             whole[name] = joined
-        measured = _answered(
-            folder, kind, figures, opened, int8, int8_answers, evidence[name], reference, joined
+        measured = _with_measurements(
+            folder,
+            kind,
+            figures,
+            outputs,
+            int8,
+            int8_predictions,
+            evidence[name],
+            reference,
+            joined,
         )
-        found.append(_with_own_sizes(measured, test.own_sizes, opened, int8_answers))
+        found.append(_with_own_sizes(measured, test.own_sizes, outputs, int8_predictions))
     return MeasuredFormats(tuple(found), tuple(problems), evidence, whole)
 
 
-def _answer(folder: Path, name: str, classes: int, test: EvaluatedPart) -> _Opened:
+def _run_format(folder: Path, name: str, classes: int, test: EvaluatedPart) -> _Outputs:
     golden = writer.read_array(folder, GOLDEN)
     own_sizes = test.own_sizes if formats.load(name).takes_any_size else None
     with FormatSession(name, folder, classes) as session:
-        return _Opened(
+        return _Outputs(
             session.sizes,
             session.labels,
             session.predict(test.pixels),
@@ -157,7 +167,7 @@ def _net(folder: Path) -> WrittenNet:
     return read_int8(content, writer.read_arch(folder, INT8))
 
 
-def _unanswered(
+def _unmeasured(
     folder: Path, about: Provenance, name: str, digests: Mapping[str, str]
 ) -> FormatFigures:
     main = main_file(about, name)
@@ -182,18 +192,18 @@ def predicted_flash(arch: Arch) -> dict[str, Any]:
     return {"flash_bytes": flash_bytes(arch.graph, arch.front_end), "flash_basis": "predicted"}
 
 
-def _answered(
+def _with_measurements(
     folder: Path,
     kind: FileFormat,
     figures: FormatFigures,
-    opened: _Opened,
+    outputs: _Outputs,
     int8: FileMetrics,
-    int8_answers: NDArray[np.float32],
+    int8_predictions: NDArray[np.float32],
     evidence: Evidence,
     reference: Evidence,
     whole: Evidence | None,
 ) -> FormatFigures:
-    latency, sizes = relative_latency(*opened.times), opened.sizes
+    latency, sizes = relative_latency(*outputs.times), outputs.sizes
     ends = latency.ratio_low, latency.ratio_high
     metrics = dataclasses.replace(
         int8,
@@ -212,8 +222,8 @@ def _answered(
     return dataclasses.replace(
         figures,
         metrics=metrics,
-        n_same_class=int((opened.answers.argmax(1) == int8_answers.argmax(1)).sum()),
-        max_difference=float(np.abs(opened.answers - int8_answers).max(initial=0.0)),
+        n_same_class=int((outputs.predictions.argmax(1) == int8_predictions.argmax(1)).sum()),
+        max_difference=float(np.abs(outputs.predictions - int8_predictions).max(initial=0.0)),
         latency_ratio=latency.ratio,
         latency_ratio_interval=ends,
         drop=judging.paired(reference, evidence),
@@ -224,18 +234,18 @@ def _answered(
 def _with_own_sizes(
     figures: FormatFigures,
     own_sizes: OwnSizes | None,
-    opened: _Opened,
-    int8_answers: NDArray[np.float32],
+    outputs: _Outputs,
+    int8_predictions: NDArray[np.float32],
 ) -> FormatFigures:
-    """With what a format answers to pictures in their own sizes, if it takes these."""
-    if own_sizes is None or opened.own_size_answers is None:
+    """With the predictions for pictures in their own sizes, if the format takes these."""
+    if own_sizes is None or outputs.own_size_predictions is None:
         return figures
-    answers, expected = opened.own_size_answers, int8_answers[own_sizes.places]
+    predictions, expected = outputs.own_size_predictions, int8_predictions[own_sizes.places]
     return dataclasses.replace(
         figures,
-        n_own_size=len(answers),
-        n_own_size_same_class=int((answers.argmax(1) == expected.argmax(1)).sum()),
-        own_size_difference=float(np.abs(answers - expected).max(initial=0.0)),
+        n_own_size=len(predictions),
+        n_own_size_same_class=int((predictions.argmax(1) == expected.argmax(1)).sum()),
+        own_size_difference=float(np.abs(predictions - expected).max(initial=0.0)),
     )
 
 
@@ -250,13 +260,13 @@ def _label_problems(
 
 
 def _golden_problems(
-    folder: Path, name: str, kind: FileFormat, answers: NDArray[np.float32]
+    folder: Path, name: str, kind: FileFormat, predictions: NDArray[np.float32]
 ) -> list[str]:
-    """Golden answers that are not reproduced; none where none are stored."""
-    path = golden_answers(name)
+    """Golden predictions that are not reproduced; none where none are stored."""
+    path = golden_predictions(name)
     if not (folder / path).is_file():
         return []
-    apart = float(np.abs(answers - writer.read_array(folder, path)).max(initial=0.0))
+    apart = float(np.abs(predictions - writer.read_array(folder, path)).max(initial=0.0))
     most = kind.max_difference + _GOLDEN_TOLERANCE
     if apart <= most:
         return []
@@ -282,7 +292,7 @@ def _other_code(folder: Path, about: Provenance, kind: FileFormat, name: str) ->
     """
     net = _net(folder)
     golden = Golden(
-        writer.read_array(folder, GOLDEN), writer.read_array(folder, GOLDEN_ANSWERS[INT8])
+        writer.read_array(folder, GOLDEN), writer.read_array(folder, GOLDEN_PREDICTIONS[INT8])
     )
     try:
         wanted = kind.files(net, Words(net.class_names, net.metadata), golden)

@@ -30,21 +30,21 @@ from lepton_automl.cost.boards import BoardFit
 from lepton_automl.cost.latency_model import Basis
 from lepton_automl.models.formats import ONNX
 
-ANSWERS = {
+_VERDICTS = {
     "holds": "Every stated limit holds.",
     "broken": "Broken: the files are written, but at least one limit or check fails.",
     "undecided": "Undecided: too few test samples or timing rounds to decide.",
 }
 
 
-def answer_text(verdict: Verdict) -> str:
+def verdict_text(verdict: Verdict) -> str:
     """The verdict in one sentence."""
     if verdict.status == "undecided" and verdict.shipped is None:
         return "Undecided: what ships was not run on this machine."
     undecided = [limit for limit in verdict.limits if limit.status == "undecided"]
     if undecided and all(limit.basis != "measured" for limit in undecided):
         return "Undecided: what is not measured cannot prove that a limit holds."
-    return ANSWERS[verdict.status]
+    return _VERDICTS[verdict.status]
 
 
 def warned_text(verdict: Verdict) -> str:
@@ -69,7 +69,7 @@ def accuracy_kind(verdict: Verdict) -> str:
     kind = "cluster bootstrap over groups" if verdict.grouped else alone
     if not verdict.balanced:
         return f"Accuracy intervals: {kind}."
-    return f"Balanced accuracy is the mean share of right answers of each class; intervals: {kind}."
+    return f"Balanced accuracy is the mean of the classes' accuracies; intervals: {kind}."
 
 
 def latency_text(figures: FileMetrics) -> str:
@@ -79,7 +79,7 @@ def latency_text(figures: FileMetrics) -> str:
 
 
 def recordings_text(figures: FileMetrics) -> str:
-    """Accuracy of the joined answers to recordings; empty where samples are no windows of them."""
+    """Accuracy of joined predictions; empty where samples are no windows of recordings."""
     whole = figures.recordings
     if whole is None:
         return ""
@@ -182,7 +182,7 @@ def decisions_of(about: Provenance, verdict: Verdict) -> tuple[Decision, ...]:
         return about.decisions
     made = about.decisions
     if (whole := int8.recordings) is not None and about.judge == "auto":
-        choice = "whole recordings, by the joined answers to their windows"
+        choice = "whole recordings, by the joined predictions of their windows"
         seen = (
             f"the {int8.n_samples:,} test samples are windows of {whole.n_recordings:,} recordings"
         )
@@ -243,7 +243,7 @@ FORMAT_COLUMNS = (
 
 
 def format_cells(found: FormatFigures) -> tuple[str, ...]:
-    """What was measured on a further format; why nothing was, where it was not answered here."""
+    """What was measured on a further format; why nothing was, where it was not run here."""
     size = bytes_text(found.file_bytes)
     if (metrics := found.metrics) is None:
         return (found.name, f"not run here: {found.not_run}", "", "", "", "", size, "", "")
@@ -262,7 +262,7 @@ def format_cells(found: FormatFigures) -> tuple[str, ...]:
 
 
 def format_texts(found: FormatFigures) -> list[str]:
-    """What a further format computes otherwise, and what it answers to pictures of any size."""
+    """What a further format computes otherwise, and how it classifies pictures of any size."""
     texts = list(found.differences)
     if found.n_own_size is not None:
         texts.append(
@@ -294,7 +294,7 @@ def probability_texts(verdict: Verdict) -> list[str]:
 
 
 def _calibration_text(found: CalibrationFigures) -> str:
-    """How far the probabilities say how often answers are right."""
+    """How far the probabilities say how often predictions are right."""
     return (
         f"probabilities: {100 * found.probability:.1f} % on average, {100 * found.accuracy:.1f} % "
         f"of {found.n_samples} test samples right; expected calibration error "

@@ -57,8 +57,8 @@ def judge(
     return tuple(judged)
 
 
-def unanswered(judged: tuple[JudgedLimit, ...]) -> tuple[JudgedLimit, ...]:
-    """Limits on a format whose files were not answered here, judged on the ONNX file's figures.
+def undecided_without_run(judged: tuple[JudgedLimit, ...]) -> tuple[JudgedLimit, ...]:
+    """Limits on a format whose files were not run here, judged on the ONNX file's figures.
 
     A prediction cannot prove that a limit holds.
     """

@@ -45,7 +45,7 @@ SIDE = 64
 TOLERANCE = 0.05
 """Largest difference of a golden probability between machines and formats."""
 LEAST_PROBABILITY = 1e-6
-"""That counts where the answers to windows of a recording are joined."""
+"""That counts where the predictions of windows of a recording are joined."""
 C_SIZES = """#include "net.h"
 int32_t sizes(int32_t n) { return n == 0 ? NET_ARENA_BYTES : NET_CLASSES; }
 """
@@ -81,7 +81,7 @@ class OnnxNet:
         return np.concatenate([self.session.run(None, {self.name: part})[0] for part in parts])
 
     def caller(self, sample: np.ndarray) -> Callable[[], object]:
-        """What answers this sample (1, *shape)."""
+        """A function that classifies this sample (1, *shape)."""
         return lambda: self.session.run(None, {self.name: sample})
 
 
@@ -103,7 +103,7 @@ class LitertNet:
         return np.stack(found)
 
     def caller(self, sample: np.ndarray) -> Callable[[], object]:
-        """What answers this sample (1, *shape)."""
+        """A function that classifies this sample (1, *shape)."""
         self.net.set_tensor(self.given["index"], sample)
         call: Callable[[], object] = self.net.invoke
         return call
@@ -130,20 +130,20 @@ class CNet:
             else:
                 raise ValueError(f"{path} does not compile")
         self.arena = np.zeros(self.net.sizes(0), np.uint8)
-        self.answer = np.zeros(self.net.sizes(1), np.float32)
+        self.output = np.zeros(self.net.sizes(1), np.float32)
 
     def predict(self, samples: np.ndarray) -> np.ndarray:
         """Probabilities (n, classes)."""
         found = []
         for sample in samples:
             self.caller(sample)()
-            found.append(self.answer.copy())
+            found.append(self.output.copy())
         return np.stack(found)
 
     def caller(self, sample: np.ndarray) -> Callable[[], object]:
-        """What answers this sample."""
+        """A function that classifies this sample."""
         sample, run = np.ascontiguousarray(sample), self.net.net_probabilities
-        given = [ctypes.c_void_p(a.ctypes.data) for a in (sample, self.arena, self.answer)]
+        given = [ctypes.c_void_p(a.ctypes.data) for a in (sample, self.arena, self.output)]
         return lambda: (run(*given), sample, self)  # Pointers do not keep what they point to.
 
 
@@ -192,7 +192,7 @@ class Bundle:
         shape = (0, 0, self.shape[2]) if self.takes_any_size else self.shape
         return pixels_of(path, shape, self.scale, self.framing)[None]
 
-    def answer(self, path: Path) -> tuple[str, float, int]:
+    def predict(self, path: Path) -> tuple[str, float, int]:
         """Label and probability of a file, and the number of its windows."""
         found = self.net.predict(np.ascontiguousarray(self.samples(path)))
         row = found[0]
@@ -460,7 +460,7 @@ def damage(folder: Path) -> list[str]:
 
 
 def verify(folder: Path, name: str) -> int:
-    """Compare digests, and golden answers of every format that runs here; the exit code."""
+    """Compare digests, and golden predictions of every format that runs here; the exit code."""
     problems, ran = damage(folder), 0
     for each in formats_in(folder, name) if not problems else []:
         try:
@@ -482,18 +482,18 @@ def formats_in(place: Path, name: str = "") -> list[str]:
 
 
 def golden_problems(folder: Path, name: str) -> list[str]:
-    """How the answers to golden samples differ from those of the machine that made the files."""
+    """How predictions for golden samples differ from those of the machine that made the files."""
     samples, expected = (
         np.load(folder / "golden" / file, allow_pickle=False) for file in ("pixels.npy", "int8.npy")
     )
-    answers = Bundle(folder, name).net.predict(samples)
-    apart, order = float(np.abs(answers - expected).max()), np.sort(expected, axis=1)
+    found = Bundle(folder, name).net.predict(samples)
+    apart, order = float(np.abs(found - expected).max()), np.sort(expected, axis=1)
     clear = order[:, -1] - order[:, -2] > 2 * TOLERANCE
-    same = int((answers.argmax(1) == expected.argmax(1))[clear].sum())
+    same = int((found.argmax(1) == expected.argmax(1))[clear].sum())
     about = f"at most {apart:.3g} on {len(samples)} golden samples, the same class for {same} of "
     say(f"{name}: differs by {about}{clear.sum()} clear ones")
     is_same = apart <= TOLERANCE and same == clear.sum()
-    return [] if is_same else [f"{name} answers otherwise than on the machine that made it"]
+    return [] if is_same else [f"{name} predicts otherwise than on the machine that made it"]
 
 
 def predict(place: Path, files: list[str], name: str, as_json: bool) -> int:
@@ -503,7 +503,7 @@ def predict(place: Path, files: list[str], name: str, as_json: bool) -> int:
     bundle, code, rows = Bundle(place, name), 0, []
     for file in files:
         try:
-            label, probability, windows = bundle.answer(Path(file))
+            label, probability, windows = bundle.predict(Path(file))
         except (OSError, ValueError, KeyError, EOFError, wave.Error) as error:
             say(f"{file}: {error}", sys.stderr)
             code = 3
@@ -538,7 +538,7 @@ def bench(places: list[Path], name: str, threads: int, seconds: float, as_json: 
         rows.append({**row, "ratio": ratio, "opening_ms": net.opening_ms})
         if not as_json:
             text = f"{net.path}: p50 {p50:.1f} us, p95 {p95:.1f} us, p99 {p99:.1f} us, {ratio:.2f} "
-            say(f"{text}of the first; first answer after {net.opening_ms:.0f} ms")
+            say(f"{text}of the first; first prediction after {net.opening_ms:.0f} ms")
     if as_json:
         sys.stdout.write(json.dumps({"threads": threads, "files": rows}, indent=2) + "\n")
     return 0 if rows else 7

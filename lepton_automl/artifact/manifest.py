@@ -23,11 +23,11 @@ MODELS = (INT8, FLOAT, REFERENCE)
 ARCHS = {INT8: "arch.json", FLOAT: "arch.json", REFERENCE: "reference/arch.json"}
 """File -> path of its architecture."""
 GOLDEN = "golden/pixels.npy"
-GOLDEN_ANSWERS = {INT8: "golden/int8.npy", FLOAT: "golden/float.npy"}
+GOLDEN_PREDICTIONS = {INT8: "golden/int8.npy", FLOAT: "golden/float.npy"}
 
 
-def golden_answers(name: str) -> str:
-    """Path of the golden answers of a further format, by its name."""
+def golden_predictions(name: str) -> str:
+    """Path of the golden predictions of a further format, by its name."""
     return f"golden/{name}.npy"
 
 
@@ -52,7 +52,7 @@ CHANNELS = "channels"
 STRIDE = "stride"
 """ONNX metadata: values from the start of one window of a recording to the next."""
 REJECT_BELOW = "reject_below"
-"""ONNX metadata: probability below which the answer is none of the classes."""
+"""ONNX metadata: probability below which the prediction is none of the classes."""
 PIXEL_SCALE = "pixel_scale"
 """ONNX metadata: black and white of files with more than 8 bits, as `--pixel-scale` takes them."""
 INPUT_TYPE = "input_type"

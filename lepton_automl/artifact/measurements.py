@@ -36,8 +36,8 @@ from lepton_automl.cost.latency import Latency, Stopwatch, Undecided
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.onnx_cost import onnx_cost
 from lepton_automl.errors import DataError, MachineError, first_line
-from lepton_automl.metrics.joined import joined_evidence
 from lepton_automl.metrics.paired import Evidence
+from lepton_automl.metrics.recordings import recording_evidence
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.front_end_onnx import ancestors, features_name, front_end_of
@@ -52,7 +52,7 @@ SECONDS = 0.3
 
 @dataclass(frozen=True)
 class EvaluatedPart:
-    """The test samples, and what is needed to judge answers to them."""
+    """The test samples, and what is needed to judge predictions for them."""
 
     pixels: np.ndarray
     """(n, *shape), as written files read them."""
@@ -65,17 +65,17 @@ class EvaluatedPart:
     own_sizes: OwnSizes | None = None
     """Some of them in their own sizes, where a format takes these."""
 
-    def evidence(self, answers: np.ndarray) -> Evidence:
+    def evidence(self, predictions: np.ndarray) -> Evidence:
         """Which samples the probabilities (n, classes) classify correctly."""
         strata = self.labels if self.is_balanced else None
-        return Evidence(answers.argmax(1) == self.labels, self.groups, strata, self.labels)
+        return Evidence(predictions.argmax(1) == self.labels, self.groups, strata, self.labels)
 
-    def whole(self, answers: np.ndarray) -> Evidence | None:
-        """Which recordings the joined answers classify correctly; None where there are none."""
+    def whole(self, predictions: np.ndarray) -> Evidence | None:
+        """Which recordings the joined predictions classify correctly; None where there are none."""
         if self.recordings is None:
             return None
-        return joined_evidence(
-            answers, self.labels, self.recordings, self.groups, is_balanced=self.is_balanced
+        return recording_evidence(
+            predictions, self.labels, self.recordings, self.groups, is_balanced=self.is_balanced
         )
 
 
@@ -221,7 +221,7 @@ class _Recorded(Stopwatch):
 
 
 def recording_accuracy(whole: Evidence) -> RecordingAccuracy:
-    """Accuracy of the joined answers to recordings, as figures of a file hold it."""
+    """Accuracy of the joined predictions of recordings, as figures of a file hold it."""
     return RecordingAccuracy(whole.accuracy, whole.interval, len(whole.correct))
 
 

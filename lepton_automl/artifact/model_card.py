@@ -28,8 +28,8 @@ from PIL import Image, ImageOps
 session = onnxruntime.InferenceSession("{file}")
 picture = ImageOps.exif_transpose(Image.open("picture.png")).convert("{mode}")
 pixels = numpy.asarray(picture.resize(({width}, {height}), Image.Resampling.BILINEAR))
-answer = session.run(None, {{"pixels": pixels.reshape(1, {height}, {width}, {channels})}})[0][0]
-print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.argmax()])
+scores = session.run(None, {{"pixels": pixels.reshape(1, {height}, {width}, {channels})}})[0][0]
+print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[scores.argmax()])
 ```
 """)
 
@@ -47,8 +47,8 @@ session = onnxruntime.InferenceSession("{file}")
 picture = numpy.load("picture.npy")  # uint8 (height, width, {channels})
 planes = [Image.fromarray(plane) for plane in numpy.moveaxis(picture, 2, 0).copy()]
 planes = [p.resize(({width}, {height}), Image.Resampling.BILINEAR) for p in planes]
-answer = session.run(None, {{"pixels": numpy.stack(planes, 2)[None]}})[0][0]
-print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.argmax()])
+scores = session.run(None, {{"pixels": numpy.stack(planes, 2)[None]}})[0][0]
+print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[scores.argmax()])
 ```
 """)
 
@@ -69,8 +69,8 @@ picture = numpy.load("picture.npy")  # uint16 (height, width, {channels})
 planes = [Image.fromarray(plane.astype("f4")) for plane in numpy.moveaxis(picture, 2, 0)]
 planes = [p.resize(({width}, {height}), Image.Resampling.BILINEAR) for p in planes]
 pixels = numpy.stack(planes, 2).round().astype(numpy.uint16)
-answer = session.run(None, {{"pixels": pixels[None]}})[0][0]
-print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.argmax()])
+scores = session.run(None, {{"pixels": pixels[None]}})[0][0]
+print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[scores.argmax()])
 ```
 """)
 
@@ -84,8 +84,8 @@ inside it; the class names are in its metadata under `labels` and in `labels.txt
 import json, numpy, onnxruntime
 session = onnxruntime.InferenceSession("{file}")
 window = numpy.load("window.npy").astype(numpy.{kind})  # ({length}, {channels})
-answer = session.run(None, {{"signal": window.reshape(1, {length}, {channels})}})[0][0]
-print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.argmax()])
+scores = session.run(None, {{"signal": window.reshape(1, {length}, {channels})}})[0][0]
+print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[scores.argmax()])
 ```
 """)
 
@@ -94,8 +94,8 @@ USE_AUDIO = Markdown("""## Use
 The ONNX file takes `audio`, int16 (n, {window}): PCM samples of one channel at {rate} Hz,
 {seconds:.2f} s. It gives `probabilities`, float32 (n, {classes}). The log-mel features
 ({front_end}) and softmax are inside it; the class names are in its metadata under `labels` and in
-`labels.txt`. Shorter recordings end with zeros; the answer to a longer one is the mean of the log
-probabilities of windows that start every {stride} samples.
+`labels.txt`. Shorter recordings end with zeros; the prediction for a longer one is the mean of
+the log probabilities of windows that start every {stride} samples.
 
 ```python
 import json, numpy, onnxruntime, wave
@@ -104,8 +104,8 @@ with wave.open("recording.wav") as file:  # 16 bits, one channel, {rate} Hz
     samples = numpy.frombuffer(file.readframes(file.getnframes()), "<i2")
 window = numpy.zeros((1, {window}), numpy.int16)
 window[0, :len(samples)] = samples[:{window}]
-answer = session.run(None, {{"audio": window}})[0][0]
-print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[answer.argmax()])
+scores = session.run(None, {{"audio": window}})[0][0]
+print(json.loads(session.get_modelmeta().custom_metadata_map["labels"])[scores.argmax()])
 ```
 """)
 
@@ -115,7 +115,7 @@ FILES = Markdown("""## Files
 |---|---|
 | `model.int8.onnx` | int8 weights, uint8 feature maps (QDQ) |
 | `model.fp32.onnx` | the same net in float32 |
-| `golden/` | validation samples and what both files answer to them |
+| `golden/` | validation samples and what both files predict for them |
 | `reference/` | the float net before pruning, which drops are measured against |
 | `reference_test_predictions.npy` | its classes on the test part, in order |
 | `lepton_device.py` | verifies, classifies and measures where lepton is not installed |
@@ -141,7 +141,7 @@ def card(verdict: Verdict, about: Provenance) -> str:
     about : Provenance
         Origin of the artifact.
     """
-    sections = [_head(verdict, about), _answer(verdict), _figures(verdict), _drops(verdict)]
+    sections = [_head(verdict, about), _verdict(verdict), _figures(verdict), _drops(verdict)]
     sections.append(_formats(verdict, about))
     if texts := formatting.probability_texts(verdict):
         sections.append(_lines([*_items(texts), Markdown()]))
@@ -191,11 +191,11 @@ def _input(about: Provenance) -> str:
     return f"{height}x{width}, {kinds.get(channels, f'{channels} channels')}{deep}"
 
 
-def _answer(verdict: Verdict) -> Markdown:
-    answer = formatting.answer_text(verdict)
+def _verdict(verdict: Verdict) -> Markdown:
+    text = formatting.verdict_text(verdict)
     if verdict.status == "holds" and not verdict.limits:
-        answer = "No limit was stated, so none is judged."
-    answer = answer.rstrip(".") + formatting.warned_text(verdict) + "."
+        text = "No limit was stated, so none is judged."
+    text = text.rstrip(".") + formatting.warned_text(verdict) + "."
     title = Markdown("## Verdict: {status}\n").fill(status=verdict.status)
     warnings = [Markdown("\n**Warning:** {text}\n").fill(text=text) for text in verdict.warnings]
     others = (*verdict.reasons, *verdict.notes, formatting.other_text(verdict))
@@ -210,7 +210,7 @@ def _answer(verdict: Verdict) -> Markdown:
     ]
     table = _table(("limit", "measured", "verdict"), rows) if rows else Markdown()
     end = [Markdown(), table, markdown(formatting.faster_text(verdict)), Markdown()]
-    return _lines([title, markdown(answer), *warnings, *_items(others), *end])
+    return _lines([title, markdown(text), *warnings, *_items(others), *end])
 
 
 def _figures(verdict: Verdict) -> Markdown:

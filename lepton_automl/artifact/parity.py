@@ -9,7 +9,7 @@ import numpy as np
 
 from lepton_automl.artifact import writer
 from lepton_automl.artifact.front_end_reference import reference_features
-from lepton_automl.artifact.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8
+from lepton_automl.artifact.manifest import FLOAT, GOLDEN, GOLDEN_PREDICTIONS, INT8
 from lepton_automl.artifact.verdict import Parity
 from lepton_automl.core import untrusted_files
 from lepton_automl.errors import ArchError, LeptonError
@@ -120,9 +120,9 @@ def golden_differences(folder: Path, files: Mapping[str, bytes]) -> dict[str, fl
     """Largest difference of golden probabilities from the stored ones, for `int8` and `float`."""
     golden, apart = writer.read_array(folder, GOLDEN), {}
     for precision, name in (("int8", INT8), ("float", FLOAT)):
-        answers = onnx_file.predict_probabilities(onnx_file.open_session(files[name]), golden)
-        stored = writer.read_array(folder, GOLDEN_ANSWERS[name])
-        apart[precision] = float(np.abs(answers - stored).max(initial=0.0))
+        predictions = onnx_file.predict_probabilities(onnx_file.open_session(files[name]), golden)
+        stored = writer.read_array(folder, GOLDEN_PREDICTIONS[name])
+        apart[precision] = float(np.abs(predictions - stored).max(initial=0.0))
     return apart
 
 

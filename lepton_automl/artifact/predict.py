@@ -26,7 +26,7 @@ from lepton_automl.data.pictures.framing import Framing, framing_in
 from lepton_automl.data.pictures.pixel_scale import OPTION, SIXTEEN_BIT, PixelScale, has_other_scale
 from lepton_automl.data.pictures.pixel_scale import parse as parse_scale
 from lepton_automl.errors import ConfigError, DataError, first_line
-from lepton_automl.metrics.joined import join_answers
+from lepton_automl.metrics.recordings import join_predictions
 from lepton_automl.models.formats import ONNX
 from lepton_automl.models.front_end import FRONT_END, LogMel
 from lepton_automl.models.untrusted.session import UntrustedSession, batch_of
@@ -64,7 +64,7 @@ _Held = Mapping[Path, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class WindowAnswer:
+class WindowPrediction:
     """Predicted class of one window of a recording."""
 
     start: int
@@ -85,14 +85,14 @@ class Prediction:
     """Of that label, 0 to 1; the greatest where it is rejected."""
     note: str = ""
     """A remark about the picture; empty where there is none."""
-    windows: tuple[WindowAnswer, ...] = ()
-    """Of a recording that is longer than the window of the net, whose answers are joined to this
-    one (`metrics.joined`); else empty."""
+    windows: tuple[WindowPrediction, ...] = ()
+    """Of a recording that is longer than the window of the net, whose predictions are joined to
+    this one (`metrics.recordings`); else empty."""
     rejected: bool = False
     """Whether the probability is below the threshold in the file: none of the classes."""
 
 
-_Answer = Callable[[Sequence[Path], _Held], list[Prediction]]
+_Predict = Callable[[Sequence[Path], _Held], list[Prediction]]
 
 
 def predict(
@@ -122,7 +122,7 @@ def predict(
         Black and white of files with more than 8 bits a channel, as `--pixel-scale` states them;
         `auto`: those of the data that the net was trained on.
     file_format : str
-        Format of the artifact whose files answer (`models.formats`); empty: the ONNX file.
+        Format of the artifact whose files predict (`models.formats`); empty: the ONNX file.
     on_unreadable : callable, optional
         Receives the error of each picture that cannot be read, which is left out; by default the
         first one is raised.
@@ -139,7 +139,7 @@ def predict(
         If `pixel_scale` states no scale, `file_format` no format, or paths and samples in memory
         are mixed.
     MachineError
-        If this machine lacks what answers the format.
+        If this machine lacks what runs the format.
     """
     with Classifier(
         artifact,
@@ -190,7 +190,7 @@ class Classifier:
         self._model, self._seal = shipped.path, shipped.seal
         try:
             self._labels = _labels(self._session, self._model)
-            self._answer, self._suffixes = self._prepared(stated)
+            self._predict, self._suffixes = self._prepared(stated)
         except BaseException:
             self._session.close()
             raise
@@ -209,7 +209,7 @@ class Classifier:
         DataError
             If there are none, or one cannot be read and nothing receives its error.
         """
-        return self._answer(chosen_files(files, self._suffixes), {})
+        return self._predict(chosen_files(files, self._suffixes), {})
 
     def classify_arrays(self, samples: Sequence[NDArray[Any]] | NDArray[Any]) -> list[Prediction]:
         """Predictions of samples in memory, such as the frames of a camera, in order.
@@ -239,10 +239,10 @@ class Classifier:
         named = {Path(f"[{n}]"): np.asarray(sample) for n, sample in enumerate(samples)}
         if not named:
             raise DataError("there is no sample to classify", fix="give one at least")
-        return self._answer(list(named), named)
+        return self._predict(list(named), named)
 
-    def _prepared(self, stated: PixelScale | None) -> tuple[_Answer, Set[str]]:
-        """What answers paths, and the suffixes that are looked for in folders."""
+    def _prepared(self, stated: PixelScale | None) -> tuple[_Predict, Set[str]]:
+        """The function that classifies paths, and the suffixes that are looked for in folders."""
         session, model, labels, report = self._session, self._model, self._labels, self._report
         framing = _framing(session, model)
         if len(session.shape) < 3:
@@ -279,19 +279,19 @@ class Classifier:
 def _opened(
     artifact: Path, file_format: str, on_note: Callable[[str], None]
 ) -> tuple[ShippedModel, UntrustedSession]:
-    """The ONNX file of an artifact, open in a child process, and what answers in its place."""
+    """The ONNX file of an artifact, open in a child process, and what predicts in its place."""
     shipped = locate_model(artifact)
     if file_format in ("", ONNX):
         start_process()
         content = shipped.content(on_note)
         return shipped, UntrustedSession(shipped.path, content, shipped.path.parent, _WORDS)
-    # Loads ONNX Runtime, which answers of the ONNX file need in their process only.
-    from lepton_automl.artifact.format_answers import FormatAnswers, with_int8
+    # Loads ONNX Runtime, which predictions of the ONNX file need in their process only.
+    from lepton_automl.artifact.format_predictor import FormatPredictor, with_int8
 
     shipped = with_int8(shipped, file_format)
     start_process()
     content = shipped.content(on_note)
-    return shipped, FormatAnswers(file_format, shipped.path.parent, content, _WORDS)
+    return shipped, FormatPredictor(file_format, shipped.path.parent, content, _WORDS)
 
 
 def _of_pictures(
@@ -306,7 +306,7 @@ def _of_pictures(
 ) -> list[Prediction]:
     """Predictions of pictures, whose stored pixels have a known scale; None: that of 8 bits.
 
-    An answer with a probability under `below` is rejected; arrays in `held` stand for their paths.
+    A sample with a probability under `below` is rejected; arrays in `held` stand for their paths.
     """
     scale = known or SIXTEEN_BIT
     height, width, channels = session.shape
@@ -417,19 +417,19 @@ def _recordings(
 
 
 def _of_windows(
-    name: Path, starts: Sequence[int], answers: NDArray[np.floating], labels: Sequence[str]
+    name: Path, starts: Sequence[int], probabilities: NDArray[np.floating], labels: Sequence[str]
 ) -> Iterator[Prediction]:
     """One prediction for the windows of a recording (`starts`), else one for each window."""
-    each = [(labels[row.argmax()], float(row.max())) for row in answers]
+    each = [(labels[row.argmax()], float(row.max())) for row in probabilities]
     if starts:
-        (joined,), _ = join_answers(answers, np.zeros(len(answers), np.int64))
+        (joined,), _ = join_predictions(probabilities, np.zeros(len(probabilities), np.int64))
         parts = zip(starts, each, strict=True)
-        pieces = tuple(WindowAnswer(start, *answer) for start, answer in parts)
+        pieces = tuple(WindowPrediction(start, *one) for start, one in parts)
         yield Prediction(name, labels[joined.argmax()], float(joined.max()), windows=pieces)
         return
-    for number, answer in enumerate(each):
+    for number, predicted in enumerate(each):
         one = name if len(each) == 1 else name.with_name(f"{name.name}[{number}]")
-        yield Prediction(one, *answer)
+        yield Prediction(one, *predicted)
 
 
 def _channel_names(session: UntrustedSession) -> tuple[str, ...]:
@@ -460,7 +460,7 @@ def _of_audio(
     front_end: LogMel,
     on_unreadable: Callable[[DataError], None],
 ) -> list[Prediction]:
-    """A prediction for each recording, of a longer one the joined answers to its windows."""
+    """A prediction for each recording, of a longer one the joined predictions of its windows."""
     found: list[Prediction] = []
     for path in paths:
         try:
@@ -474,11 +474,11 @@ def _of_audio(
             on_unreadable(DataError(what, fix="cut it into shorter recordings"))
             continue
         blocks = audio_files.cut_in_blocks(samples, *shape, batch_of(session.shape))
-        answers = np.concatenate([session.predict(block) for block in blocks])
-        (joined,), _ = join_answers(answers, np.zeros(len(answers), np.int64))
+        probabilities = np.concatenate([session.predict(block) for block in blocks])
+        (joined,), _ = join_predictions(probabilities, np.zeros(len(probabilities), np.int64))
         pieces = tuple(
-            WindowAnswer(n * front_end.stride, labels[row.argmax()], float(row.max()))
-            for n, row in enumerate(answers)
+            WindowPrediction(n * front_end.stride, labels[row.argmax()], float(row.max()))
+            for n, row in enumerate(probabilities)
         )
         windows = pieces if len(pieces) > 1 else ()
         best = int(joined.argmax())
@@ -541,7 +541,7 @@ def _received(
 
 
 def _threshold(session: UntrustedSession, model: Path) -> float:
-    """Probability below which answers are rejected; 0 where the file states none."""
+    """Probability below which samples are rejected; 0 where the file states none."""
     text = session.words.get(manifest.REJECT_BELOW, "")
     try:
         found = float(text or 0)

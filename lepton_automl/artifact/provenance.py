@@ -75,9 +75,9 @@ class Provenance:
     board: Board | None = None
     """Board that the net is for; None: none was named."""
     reject_rate: float = 0.0
-    """Share of samples of the classes that may be answered by "none of these"; 0: not asked for."""
+    """Share of samples of the classes that may be rejected ("none of these"); 0: not asked for."""
     reject_below: Mapping[str, float] = field(default_factory=dict)
-    """Name of an ONNX file -> probability below which it answers so; empty: there is no threshold.
+    """Name of an ONNX file -> probability below which it rejects; empty: there is no threshold.
     Further formats have that of the int8 file."""
 
     @property

@@ -1,4 +1,4 @@
-"""Rejection: below a probability, fitted on the validation part, the answer is no class."""
+"""Rejection: below a probability, fitted on the validation part, a sample is of no class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lepton_automl.models import onnx_file
 
 DECISION = "none of these"
 _MOST_SHUFFLED = 1000
-"""Pictures at most that are answered with their pixels in random order."""
+"""Pictures at most that are classified with their pixels in random order."""
 
 
 def fit_thresholds(
@@ -98,10 +98,10 @@ def measure_rejection(
     groups : int array (N,), optional
         Their groups.
     """
-    answers = onnx_file.onnx_probabilities(file, pixels)
-    is_rejected = answers.max(1) < below
+    probabilities = onnx_file.onnx_probabilities(file, pixels)
+    is_rejected = probabilities.max(1) < below
     rest = ~is_rejected
-    right = answers.argmax(1) == labels
+    right = probabilities.argmax(1) == labels
     count = min(len(pixels), _MOST_SHUFFLED)
     chosen = np.array(pixels[np.linspace(0, len(pixels) - 1, count).astype(np.int64)])
     order = np.random.default_rng(0).permutation(chosen.shape[1] * chosen.shape[2])

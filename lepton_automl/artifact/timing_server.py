@@ -46,7 +46,7 @@ class _Server:
     """Seconds."""
 
     def answer(self, request: Message) -> Message:
-        """Open a file (`source`), answer the first time (`batch`), or for some time (`seconds`).
+        """Open a file (`source`), run it the first time (`batch`), or for some time (`seconds`).
 
         Raises
         ------
@@ -88,7 +88,7 @@ class _Server:
             self.feeds = {"": writer.read_array(folder, GOLDEN)[:1]}
 
     def _first(self, batch: int) -> dict[str, Any]:
-        """Answer the first time; what that took, and the memory that opening and it needed."""
+        """Run it the first time; what that took, and the memory that opening and it needed."""
         feeds = {name: np.repeat(array, batch, axis=0) for name, array in self.feeds.items()}
         if isinstance(self.session, Session):
             self.call = self.session.prepared(feeds[""])

@@ -39,7 +39,7 @@ class TargetLatency:
 
 @dataclass(frozen=True)
 class RecordingAccuracy:
-    """Accuracy of the joined answers to whole recordings (`metrics.joined`)."""
+    """Accuracy of the joined predictions of whole recordings (`metrics.recordings`)."""
 
     accuracy: float
     """0 to 1; balanced accuracy in a `balanced` verdict."""
@@ -170,9 +170,9 @@ class FormatFigures:
     """Of all its files."""
     metrics: FileMetrics | None = None
     """As of the ONNX files: accuracy on the test part, latency as that of the int8 file times
-    `latency_ratio`, memory as the format states it; None where it was not answered here."""
+    `latency_ratio`, memory as the format states it; None where it was not run here."""
     not_run: str = ""
-    """Why the files were not answered on this machine; empty where they were."""
+    """Why the files were not run on this machine; empty where they were."""
     n_same_class: int | None = None
     """Test samples that get the class of the int8 ONNX file."""
     max_difference: float | None = None
@@ -187,8 +187,8 @@ class FormatFigures:
     differences: tuple[str, ...] = ()
     """What the format computes otherwise than the ONNX file, one sentence each."""
     n_own_size: int | None = None
-    """Test pictures that were answered in their own sizes; None where a format takes only the size
-    of the net."""
+    """Test pictures that were classified in their own sizes; None where a format takes only the
+    size of the net."""
     n_own_size_same_class: int | None = None
     """Of these, those that get the class of the int8 ONNX file, for which they were resized."""
     own_size_difference: float | None = None
@@ -202,7 +202,7 @@ class RejectionFigures:
     rate: float
     """Share of samples of the classes that may be rejected, as stated."""
     below: float
-    """Probability below which an answer is rejected."""
+    """Probability below which a sample is rejected."""
     n_samples: int
     share: float
     """Of the test samples, 0 to 1, that is rejected."""
@@ -218,12 +218,12 @@ class RejectionFigures:
 
 @dataclass(frozen=True)
 class CalibrationFigures:
-    """How far the probabilities of the ONNX file that ships are the shares of right answers."""
+    """How far the probabilities of the ONNX file that ships are the shares of right predictions."""
 
     n_samples: int
     """Test samples."""
     probability: float
-    """Mean probability of the answers, 0 to 1."""
+    """Mean probability of the predicted classes, 0 to 1."""
     accuracy: float
     """Share of them that is right; not balanced."""
     error: float
@@ -287,7 +287,7 @@ class Verdict:
     """What a reader has to know beside the status, one sentence each: how short the search was."""
     limits_on: LimitsOn = "samples"
     """What limits on accuracy and its drop bind: test samples, or whole recordings by the joined
-    answers to their windows."""
+    predictions of their windows."""
     recording_drops: Mapping[str, PairedDrop] = field(default_factory=dict)
     """As `drops`, of whole recordings; empty where samples are no windows of recordings."""
     front_end: FrontEndCost | None = None
@@ -309,7 +309,7 @@ class Verdict:
 
     @property
     def shipped(self) -> FileMetrics | None:
-        """Metrics of the file that ships; None if files are damaged, or it was not answered."""
+        """Metrics of the file that ships; None if files are damaged, or it was not run."""
         if (found := self.shipped_format) is not None:
             return found.metrics
         return self.int8 if self.primary == "int8" else self.float32
@@ -482,16 +482,16 @@ def overall_status(
     problems: tuple[str, ...],
     parity: Parity | None,
     *,
-    is_answered: bool = True,
+    is_run: bool = True,
 ) -> Status:
     """The worst status: `broken`, then `undecided`, then `holds`.
 
-    What ships but was not answered on this machine, so not `is_answered`, cannot hold.
+    What ships but was not run on this machine, so not `is_run`, cannot hold.
     """
     if problems or (parity is not None and not parity.holds):
         return "broken"
     found = {limit.status for limit in limits}
-    found |= set() if is_answered else {"undecided"}
+    found |= set() if is_run else {"undecided"}
     worst_first: tuple[Status, ...] = ("broken", "undecided", "holds")
     return next((status for status in worst_first if status in found), "holds")
 

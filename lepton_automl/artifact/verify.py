@@ -297,19 +297,19 @@ def _judged(
     if shipped is None:
         main_limits = judged(found[main_file], binding[main_file])
     elif shipped.metrics is not None:
-        answers = formats.whole if binds_recordings else formats.evidence
-        main_limits = judged(shipped.metrics, answers[shipped.name])
+        evidences = formats.whole if binds_recordings else formats.evidence
+        main_limits = judged(shipped.metrics, evidences[shipped.name])
     else:  # It does not run here: the int8 file says what it may be expected to reach.
         flash = predicted_flash(writer.read_arch(request.folder, INT8))
         expected = dataclasses.replace(found[INT8], **flash)
-        main_limits = judging.unanswered(judged(expected, binding[INT8]))
+        main_limits = judging.undecided_without_run(judged(expected, binding[INT8]))
     other_limits = judged(found[other_file], binding[other_file])
     machine = this_machine()
     parity, problems = _soundness(request.folder, about, files, test.pixels, machine)
     problems += formats.problems
     return Verdict(
         status=overall_status(
-            main_limits, problems, parity, is_answered=shipped is None or not shipped.not_run
+            main_limits, problems, parity, is_run=shipped is None or not shipped.not_run
         ),
         primary=primary,
         prefer=prefer,
@@ -374,9 +374,9 @@ def _validation_gap(
         return None
     given = request.validation_groups
     name = REFERENCE if about.refit else shipped
-    answers = onnx_file.predict_probabilities(onnx_file.open_session(files[name]), pixels)
+    predictions = onnx_file.predict_probabilities(onnx_file.open_session(files[name]), pixels)
     found = Evidence(
-        answers.argmax(1) == labels,
+        predictions.argmax(1) == labels,
         None if given is None else np.asarray(given),
         labels if about.balanced else None,
         labels,
@@ -454,22 +454,22 @@ def _evidence(
     right, whole = dict[str, Evidence](), dict[str, Evidence]()
     by_name = dict[str, NDArray[np.floating]]()
     for name, file in files.items():
-        answers = onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
-        problem = problem_of(answers, len(pixels), len(about.class_names))
+        predictions = onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
+        problem = problem_of(predictions, len(pixels), len(about.class_names))
         if problem:
             raise manifest.unusable(request.folder / name, f"it gives no probabilities: {problem}")
-        by_name[name] = answers
-        right[name] = test.evidence(answers)
-        if (joined := test.whole(answers)) is not None:
+        by_name[name] = predictions
+        right[name] = test.evidence(predictions)
+        if (joined := test.whole(predictions)) is not None:
             whole[name] = joined
     return test, right, whole or None, by_name
 
 
 def calibration_figures(
-    answers: NDArray[np.floating], labels: NDArray[np.int64]
+    probabilities: NDArray[np.floating], labels: NDArray[np.int64]
 ) -> CalibrationFigures:
-    """How far the probabilities (N, classes) of a file are the shares of right answers."""
-    greatest, correct = answers.max(1), answers.argmax(1) == labels
+    """How far the probabilities (N, classes) of a file are the shares of right predictions."""
+    greatest, correct = probabilities.max(1), probabilities.argmax(1) == labels
     return CalibrationFigures(
         n_samples=len(labels),
         probability=float(greatest.mean()),

@@ -22,7 +22,7 @@ from lepton_automl.artifact.manifest import (
     FORMAT,
     FRESH,
     GOLDEN,
-    GOLDEN_ANSWERS,
+    GOLDEN_PREDICTIONS,
     INPUT_TYPE,
     INT8,
     LABELS,
@@ -37,7 +37,7 @@ from lepton_automl.artifact.manifest import (
     VERDICT,
     Digests,
     canonical,
-    golden_answers,
+    golden_predictions,
     is_format_path,
     read_json,
     unusable,
@@ -141,7 +141,7 @@ def write_artifact(
     board : Board, optional
         Board that the net is for.
     reject : float
-        Share of samples of the classes that may be answered by "none of these"; 0: no threshold.
+        Share of samples of the classes that may be classified as "none of these"; 0: no threshold.
     validation_groups : int, optional
         Number of groups of the validation part; None: its samples have none.
 
@@ -216,8 +216,8 @@ def write_artifact(
     durable.remove(folder / MANIFEST)
     _remove_formats(folder, files)
     digests = _write_all(folder, files)
-    answers = {golden_answers(name): _answers(folder, name, golden) for name in more}
-    known = {name: content for name, content in answers.items() if content is not None}
+    stored = {golden_predictions(name): _golden_predictions(folder, name, golden) for name in more}
+    known = {name: content for name, content in stored.items() if content is not None}
     return digests | _write_all(folder, known)
 
 
@@ -229,7 +229,7 @@ def _remove_formats(folder: Path, kept: Mapping[str, bytes]) -> None:
         return
     for name, paths in earlier.items():
         stale = [path for path in paths if path not in kept and is_format_path(name, path)]
-        for path in stale + ([golden_answers(name)] if name.isidentifier() else []):
+        for path in stale + ([golden_predictions(name)] if name.isidentifier() else []):
             durable.remove(folder / path)
 
 
@@ -240,8 +240,8 @@ def _format(name: str, net: Model, words: Words, golden: Golden) -> dict[str, by
     return {kind.main: files[kind.main]} | files
 
 
-def _answers(folder: Path, name: str, golden: Golden) -> bytes | None:
-    """What written files answer to the golden samples; None where they cannot be answered here."""
+def _golden_predictions(folder: Path, name: str, golden: Golden) -> bytes | None:
+    """Predictions of written files for the golden samples; None where they cannot be run here."""
     if load_format(name).missing():
         return None
     with FormatSession(name, folder, golden.probabilities.shape[1]) as session:
@@ -399,10 +399,10 @@ def _golden(
     chosen: np.ndarray,
     predict: Callable[[bytes, np.ndarray], np.ndarray],
 ) -> dict[str, bytes]:
-    answers: dict[str, Any] = {
-        path: npy(predict(files[name], chosen)) for name, path in GOLDEN_ANSWERS.items()
+    predictions: dict[str, Any] = {
+        path: npy(predict(files[name], chosen)) for name, path in GOLDEN_PREDICTIONS.items()
     }
-    return {GOLDEN: npy(chosen)} | answers
+    return {GOLDEN: npy(chosen)} | predictions
 
 
 def _write_all(folder: Path, files: Mapping[str, bytes]) -> Digests:

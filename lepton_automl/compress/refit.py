@@ -47,8 +47,8 @@ class Refit:
 def refit(model: Model, context: CompressionContext) -> Refit:
     """Train `model` on the training and validation parts together.
 
-    Nothing that the net has not seen is left to judge it, so it is rejected only if it answers the
-    validation samples, which it was trained on, worse than the net before, which was not.
+    Nothing that the net has not seen is left to judge it, so it is rejected only if it classifies
+    the validation samples, which it was trained on, worse than the net before, which was not.
 
     Parameters
     ----------
@@ -90,7 +90,9 @@ def refit(model: Model, context: CompressionContext) -> Refit:
     )
     counts = f"all {len(data)} training and validation samples"
     if after < before:
-        why = f"trained on {counts}, it answers {after:.1%} of the validation samples correctly, "
+        why = (
+            f"trained on {counts}, it classifies {after:.1%} of the validation samples correctly, "
+        )
         return Refit(None, f"{why}before {before:.1%}")
     times = epochs_text(epochs)
     if schedule.share < 1:

@@ -116,17 +116,21 @@ def fit_temperature(model: Model, context: CompressionContext) -> Temperature:
     number = 0 if groups is None else int(units.max()) + 1
     if count < MIN_SAMPLES or (groups is not None and number < MIN_GROUPS):
         return Temperature(1.0, count, number)
-    answers = int8_probabilities(model, data.pixels)
+    probabilities = int8_probabilities(model, data.pixels)
     weights = None if data.strata is None else balanced.class_weights(data.strata)[data.strata]
     halves = _halves(units, context.seed)
-    other = np.empty_like(answers, np.float64)
+    other = np.empty_like(probabilities, np.float64)
     for half in (halves, ~halves):
         own = None if weights is None else weights[~half]
-        other[half] = tempered(answers[half], best_temperature(answers[~half], labels[~half], own))
-    before, after = (negative_log_likelihood(each, labels, weights) for each in (answers, other))
-    correct = answers.argmax(1) == labels
-    errors = (expected_calibration_error(each.max(1), correct) for each in (answers, other))
-    value = best_temperature(answers, labels, weights) if after < before else 1.0
+        other[half] = tempered(
+            probabilities[half], best_temperature(probabilities[~half], labels[~half], own)
+        )
+    before, after = (
+        negative_log_likelihood(each, labels, weights) for each in (probabilities, other)
+    )
+    correct = probabilities.argmax(1) == labels
+    errors = (expected_calibration_error(each.max(1), correct) for each in (probabilities, other))
+    value = best_temperature(probabilities, labels, weights) if after < before else 1.0
     return Temperature(value, count, number, before, after, *errors)
 
 
@@ -141,7 +145,7 @@ def with_temperature(model: Model, temperature: Temperature | None) -> Model:
     """`model` with its logits divided by the temperature: the last layer has other scales.
 
     Of an int8 net only the scales of the weights change, so that its integers, and with them its
-    answers, stay bit for bit.
+    probabilities, stay bit for bit.
     """
     if temperature is None or temperature.value == 1.0:
         return model

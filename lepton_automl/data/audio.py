@@ -29,7 +29,7 @@ _MEASURED = 1024
 FRONT_END_SAMPLES = 2048
 """Training windows that decide on a front end."""
 _ALLOWED = 0.05
-"""Share of right answers that the quick classifier may lose by the subtraction of means."""
+"""Share of right predictions that the quick classifier may lose by the subtraction of means."""
 _SEGMENTS, _FOLDS, _RIDGE = 8, 5, 0.1
 
 
@@ -174,9 +174,9 @@ def _quick_accuracy(
         mean, scale = x[~judged].mean(0), x[~judged].std(0) + 1e-6
         known, target = (x[~judged] - mean) / scale, classes[~judged] - classes[~judged].mean(0)
         square = known.T @ known + _RIDGE * len(known) * np.eye(known.shape[1])
-        answers = ((x[judged] - mean) / scale) @ np.linalg.solve(square, known.T @ target)
-        answers += classes[~judged].mean(0)
-        right[judged] = answers.argmax(1) == labels[judged]
+        scores = ((x[judged] - mean) / scale) @ np.linalg.solve(square, known.T @ target)
+        scores += classes[~judged].mean(0)
+        right[judged] = scores.argmax(1) == labels[judged]
     return float(right.mean())
 
 

@@ -1,4 +1,4 @@
-"""How far probabilities are those with which answers are right, and the temperature that helps."""
+"""Calibration of probabilities: temperature scaling and the expected calibration error."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def best_temperature(
 ) -> float:
     """The temperature with the least negative log-likelihood, `LEAST` to `MOST`.
 
-    It changes no answer, only how sure it sounds (Guo et al. 2017, section 4.2, arXiv:1706.04599).
-    Of N samples the right class counts as one of probability (N + 1) / (N + 2), as in Platt 1999,
-    section 2.2: samples that are all right do not show that errors never happen.
+    It changes no predicted class (Guo et al. 2017, section 4.2, arXiv:1706.04599). Of N samples
+    the right class counts as one of probability (N + 1) / (N + 2), as in Platt 1999, section 2.2:
+    samples that are all right do not show that errors never happen.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def best_temperature(
 
 
 def expected_calibration_error(greatest: NDArray[np.floating], correct: NDArray[np.bool_]) -> float:
-    """Mean distance of the share of right answers from their probability, in 15 bins; 0 to 1.
+    """Mean distance of the share of right predictions from their probability, in 15 bins; 0 to 1.
 
     Guo et al. 2017, section 2, arXiv:1706.04599. It is above 0 for a perfect model too, as a bin of
     few samples strays.
@@ -104,7 +104,7 @@ def expected_calibration_error(greatest: NDArray[np.floating], correct: NDArray[
     Parameters
     ----------
     greatest : float array (N,)
-        Probability of each answer.
+        Probability of each predicted class.
     correct : bool array (N,)
         Whether it is right.
     """

@@ -109,7 +109,7 @@ def tango_interval(lost: float, won: float, n: float, level: float = 0.95) -> In
 
 @dataclass(frozen=True)
 class SmoothedDrop:
-    """Accuracy points (0 to 100) lost between two nets, by smoothed answers on the same samples."""
+    """Accuracy points (0 to 100) lost between two nets on the same samples, smoothed."""
 
     points: float
     error: float
@@ -136,7 +136,7 @@ class SmoothedDrop:
 
 
 def class_margins(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Score of the true class minus the best other score, (N,); above 0 where the answer is right.
+    """Score of the true class minus the best other score, (N,); above 0 if the prediction is right.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ Start at `arch`, a frozen description: its `layers/` are lowered by `builder` to
 - other files: `formats/` is the plug-in folder, with `c_export/`, `litert_export/` and
   `memory_plan`
 - nets for sound: `front_end` says which features, `front_end_onnx` writes them into the file
-- `integer_reference`: what an int8 file must answer; `random_weights`: nets that only cost
+- `integer_reference`: what an int8 file must compute; `random_weights`: nets that only cost
 - files from outside: `untrusted/` checks and runs ONNX files in child processes with limits, and
   `format_session` files of other formats, by the program `format_server`
 """

@@ -1,4 +1,4 @@
-"""The program of the child process of `models.format_session`: opens files and answers them."""
+"""The program of the child process of `models.format_session`: opens files and runs them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Server:
     session: Session | None = None
 
     def answer(self, request: Message) -> Message:
-        """Open files, answer samples, or measure the time of one."""
+        """Open files, classify samples, or measure the time of one."""
         fields = request.fields
         if "format" in fields:
             self.name, self.folder = fields["format"], Path(fields["folder"])

@@ -1,4 +1,4 @@
-"""Answer the written files of a format in a child process with limits on memory and time.
+"""Run the written files of a format in a child process with limits on memory and time.
 
 As `models.untrusted.session` does it for ONNX files from outside. A process serves one session and
 ends with it, because files of some formats are compiled and run.
@@ -45,7 +45,7 @@ class FormatSession:
     Raises
     ------
     MachineError
-        If this machine lacks what answers the files, or the process cannot be started.
+        If this machine lacks what runs the files, or the process cannot be started.
     DataError
         If the files cannot be used, exceed a limit or crash the process.
     """
@@ -55,7 +55,7 @@ class FormatSession:
         lacks = kind.missing()
         if lacks:
             raise MachineError(
-                f"{kind.main} cannot be answered on this machine: {lacks}",
+                f"{kind.main} cannot be run on this machine: {lacks}",
                 fix="install it, or use model.int8.onnx",
             )
         self._classes, self._subject = classes, str(folder / kind.main)
@@ -100,7 +100,7 @@ class FormatSession:
         Parameters
         ----------
         sample : array
-            What both answer.
+            What both classify.
         rounds : int
             Blocks of calls; those of the two alternate.
         seconds : float

@@ -118,15 +118,15 @@ class DataReport:
             )
         if not found.suspects:
             return (
-                f"none of {found.judged:,}, by the answers of a quick classifier to samples that "
-                "it was not trained on"
+                f"none of {found.judged:,}, by the predictions of a quick classifier that was not "
+                "trained on them"
             )
         return (
             f"{len(found.suspects):,} of {found.judged:,}, the most doubtful first: a quick "
             "classifier that was not trained on these samples names another class "
-            f"({100 * found.accuracy:.1f} % of all its answers are the label); look at them, most "
-            "may be right where the classifier is poor; in brackets, from -1 to 0: the probability "
-            "of the label minus that of the other class"
+            f"({100 * found.accuracy:.1f} % of all its predictions are the label); look at them, "
+            "most may be right where the classifier is poor; in brackets, from -1 to 0: the "
+            "probability of the label minus that of the other class"
         )
 
     def document(self) -> dict[str, Any]:
@@ -334,7 +334,7 @@ def resolution_text(found: Resolution) -> str:
     return (
         f"what {what} can show: an accuracy of {100 * found.accuracy:.0f} % has the 95 % interval "
         f"{100 * low:.1f} to {100 * high:.1f} % (Wilson); --max-drop below "
-        f"{found.smallest_limit:.2g} cannot hold, even for a file that answers as its reference "
+        f"{found.smallest_limit:.2g} cannot hold, even for a file that predicts as its reference "
         f"does, and {shown} (paired, one-sided 95 % bound of Tango 1998)"
     )
 

@@ -12,7 +12,12 @@ import onnx
 import pytest
 
 from lepton_automl.artifact.consistency import sealed_problems
-from lepton_automl.artifact.manifest import GOLDEN, GOLDEN_ANSWERS, MODELS, REFERENCE_PREDICTIONS
+from lepton_automl.artifact.manifest import (
+    GOLDEN,
+    GOLDEN_PREDICTIONS,
+    MODELS,
+    REFERENCE_PREDICTIONS,
+)
 from lepton_automl.artifact.model_card import card
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verify import refusal
@@ -167,10 +172,10 @@ def test_a_limit_is_judged_again_though_all_documents_agree_on_it(folder, limit,
         (GOLDEN, lambda a: a[:3]),
         (GOLDEN, lambda a: a[:0]),
         (GOLDEN, lambda a: a[0, 0, 0, 0]),
-        *((name, lambda a: a[:, :2]) for name in GOLDEN_ANSWERS.values()),
-        *((name, lambda a: a.astype(np.float64)) for name in GOLDEN_ANSWERS.values()),
-        *((name, lambda a: a * np.float32(np.nan)) for name in GOLDEN_ANSWERS.values()),
-        *((name, lambda a: a[:4]) for name in GOLDEN_ANSWERS.values()),
+        *((name, lambda a: a[:, :2]) for name in GOLDEN_PREDICTIONS.values()),
+        *((name, lambda a: a.astype(np.float64)) for name in GOLDEN_PREDICTIONS.values()),
+        *((name, lambda a: a * np.float32(np.nan)) for name in GOLDEN_PREDICTIONS.values()),
+        *((name, lambda a: a[:4]) for name in GOLDEN_PREDICTIONS.values()),
         (REFERENCE_PREDICTIONS, lambda a: a[:-1]),
         (REFERENCE_PREDICTIONS, lambda a: a.astype(np.float32)),
         (REFERENCE_PREDICTIONS, lambda a: a + 3),
@@ -189,7 +194,7 @@ def test_an_array_that_does_not_fit_is_named(folder, name, change):
     ids=str,
 )
 def test_an_array_that_is_none_is_named(folder, content, tmp_path):
-    for name in (GOLDEN, *GOLDEN_ANSWERS.values(), REFERENCE_PREDICTIONS):
+    for name in (GOLDEN, *GOLDEN_PREDICTIONS.values(), REFERENCE_PREDICTIONS):
         whole = (folder / name).read_bytes()
         if content == "object":
             np.save(folder / name, np.array([{}], object), allow_pickle=True)
@@ -223,7 +228,7 @@ def test_models_are_compared_with_the_documents(folder, name):
         (changed("target", "arm64"), "target"),
         (changed("pixel_scale", "12bit"), "pixel_scale"),
         (changed("stride", "12"), "stride"),
-        (other_size.SerializeToString(), "inputs and answers"),
+        (other_size.SerializeToString(), "inputs and predictions"),
         (b"no model", name),
         (b"", name),
     ):

@@ -47,7 +47,7 @@ def test_an_undecided_verdict_says_what_would_decide_it(bases, expected):
     ]
     limits.append(JudgedLimit("min_accuracy", 0.9, 0.95, (0.94, 0.96), "holds"))
     given = verdict(status="undecided", limits=tuple(limits))
-    assert expected in formatting.answer_text(given)
+    assert expected in formatting.verdict_text(given)
 
 
 @pytest.mark.parametrize(

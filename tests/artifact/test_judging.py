@@ -10,7 +10,7 @@ from lepton_automl.artifact.judging import (
     judge,
     keeps_exact_limits,
     paired,
-    unanswered,
+    undecided_without_run,
 )
 from lepton_automl.config import Limits
 from lepton_automl.metrics.paired import Evidence
@@ -269,5 +269,5 @@ def test_flash_is_exact_where_measured_and_has_an_interval_where_predicted(
     (found,) = judge(Limits(max_flash_bytes=limit), figures(**flash), right, right)
     assert (found.status, found.basis) == (status, basis)
     assert (found.interval is None) == (basis == "measured")
-    held = unanswered((found,))[0]
+    held = undecided_without_run((found,))[0]
     assert held.status == ("undecided" if status == "holds" else status)

@@ -243,7 +243,7 @@ def test_other_answers_than_the_golden_ones_are_found(artifact, tmp_path, monkey
     monkeypatch.setattr(device, "damage", lambda folder: [])
     monkeypatch.setattr(device.OnnxNet, "predict", lambda net, samples: np.full((16, 3), 1 / 3))
     assert device.verify(artifact, "") == 6
-    assert "answers otherwise" in capsys.readouterr().out
+    assert "predicts otherwise" in capsys.readouterr().out
 
 
 def test_files_that_cannot_be_read_are_named_and_the_others_are_classified(artifact, pictures):

@@ -126,7 +126,7 @@ def test_balanced_accuracy_is_called_so_everywhere_on_the_card():
     assert (
         text.count("accuracy") == text.count("balanced accuracy") + text.count("min_accuracy") + 1
     )
-    assert "Balanced accuracy is the mean share of right answers of each class" in text
+    assert "Balanced accuracy is the mean of the classes' accuracies" in text
     assert "alanced" not in card(verdict(), ABOUT)
 
 

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from lepton_automl.artifact import parity as module
 from lepton_automl.artifact import writer
-from lepton_automl.artifact.manifest import FLOAT, GOLDEN, GOLDEN_ANSWERS, INT8
+from lepton_automl.artifact.manifest import FLOAT, GOLDEN, GOLDEN_PREDICTIONS, INT8
 from lepton_automl.artifact.parity import golden_differences, golden_problems, parity
 from lepton_automl.models import onnx_file
 from lepton_automl.models.integer_reference import (
@@ -30,8 +30,8 @@ def stored(folder: Path, shift: float) -> dict[str, bytes]:
     answers = onnx_file.predict_probabilities(onnx_file.open_session(file), pixels)
     for name, array in (
         (GOLDEN, pixels),
-        (GOLDEN_ANSWERS[FLOAT], answers),
-        (GOLDEN_ANSWERS[INT8], (answers + np.float32(shift))),
+        (GOLDEN_PREDICTIONS[FLOAT], answers),
+        (GOLDEN_PREDICTIONS[INT8], (answers + np.float32(shift))),
     ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(writer.npy(array))

@@ -1,7 +1,7 @@
 """What every file format keeps, ours and third parties'; a new one is covered at once.
 
 Nets of random weights, pictures and signals, are written and answered in a child process. A format
-whose files cannot be answered on this machine is skipped there, with the reason that it gives.
+whose files cannot be run on this machine is skipped there, with the reason that it gives.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.models.quantization import Preprocessing
 from lepton_automl.runs.ledger import EventKind, recorded_decisions
-from lepton_automl.search.finals.cross_validation import Variant, answers, training_shares
+from lepton_automl.search.finals.cross_validation import Variant, fold_results, training_shares
 from lepton_automl.search.finals.finalists import FinalRun
 from lepton_automl.search.finals.flip_check import choose
 from lepton_automl.search.finals.results import finalist_results
@@ -274,7 +274,7 @@ def test_a_variant_that_failed_on_validation_is_not_compared_on_other_folds(tmp_
     correct = {"0-final-0": half[0], "0-final-0-fold-1": half[1], "0-final-0-flip": None}
     trials = answered(request, correct | {"0-final-0-fold-1-flip": all_right[1]})
     runs = [FinalRun(0, 9, flip=flip, fold=fold) for fold in (0, 1) for flip in (False, True)]
-    found = answers(request, trials, runs, 0)
+    found = fold_results(request, trials, runs, 0)
     assert found.best(0) == Variant(0, None, flip=False)
     assert found.folds == (0, 1)
     assert list(found.correct) == [Variant(0, None, flip=False)]
@@ -294,7 +294,7 @@ def test_samples_of_a_group_that_are_right_together_count_as_one(
     keys = ("0-final-0", "0-final-0-fold-1")
     trials = answered(request, dict(zip(keys, correct, strict=True)))
     runs = [FinalRun(0, 9, fold=fold) for fold in (0, 1)]
-    event = answers(request, trials, runs, 0, by_folds=by_folds).to_event()
+    event = fold_results(request, trials, runs, 0, by_folds=by_folds).to_event()
     used = np.unique(np.concatenate(groups) if by_folds else groups[0])
     known = binomtest(int((used % 3 > 0).sum()), len(used)).proportion_ci(method="wilson")
     (made,) = event["finalists"]

@@ -61,7 +61,7 @@ def verdict_view(verdict: Verdict, artifact: Path) -> RenderableType:
     parts.append(Text(f"measured on {formatting.machine_text(verdict)}", "dim"))
     if note := formatting.target_latency_note(verdict):
         parts.append(Text(note, "yellow"))
-    words = "no limit was stated" if _is_unjudged(verdict) else formatting.answer_text(verdict)
+    words = "no limit was stated" if _is_unjudged(verdict) else formatting.verdict_text(verdict)
     words = words.rstrip(".") + formatting.warned_text(verdict)
     head = Text.assemble("verdict: ", (verdict.status, f"bold {_COLOURS[verdict.status]}"))
     shipped = artifact / formatting.shipped_text(verdict)

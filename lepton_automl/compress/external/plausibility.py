@@ -269,11 +269,11 @@ def _reordered(
     count = len(model.class_names)
     if len(right) < _PER_CLASS * count:
         return []
-    answers = probabilities.argmax(1)
+    predicted = probabilities.argmax(1)
     table = np.zeros((count, count), np.int64)
-    np.add.at(table, (answers, sample.labels), 1)
+    np.add.at(table, (predicted, sample.labels), 1)
     _, classes = linear_sum_assignment(-table)
-    new: Right = classes[answers] == sample.labels
+    new: Right = classes[predicted] == sample.labels
     if new.mean() < max(0.5, right.mean() + _MIN_REORDERED_GAIN):
         return []
     names = [model.class_names[number] for number in classes]

@@ -62,7 +62,7 @@ def pruning_candidates(
     """Cut channels by each importance, and remove each removable layer on its own.
 
     Importances rank cuts poorly once the net is reconstructed, so each cut is made, reconstructed
-    and compared by its answers on training pictures. Where the time is used up, those that are
+    and compared by its outputs on training pictures. Where the time is used up, those that are
     ready are returned.
 
     Parameters
@@ -88,7 +88,7 @@ def pruning_candidates(
 
 
 def apply_cut(model: Model, cut: Cut, context: CompressionContext) -> Model:
-    """`model` without what is cut, its remaining weights fitted to its answers.
+    """`model` without what is cut, its remaining weights fitted to its outputs.
 
     Parameters
     ----------

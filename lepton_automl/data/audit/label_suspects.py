@@ -1,10 +1,10 @@
-"""Confident learning: samples whose label contradicts out-of-fold answers of a quick classifier.
+"""Confident learning: labels that contradict out-of-fold predictions of a quick classifier.
 
 The classifier is a ridge regression on fixed features: of pictures roots of the responses of
 whitened random patches, pooled over ninths (Coates, Ng and Lee 2011); of signals moments, spectra
 and shares of positive responses of random dilated kernels (ROCKET, Dempster, Petitjean and Webb
-2020). Folds keep groups, equal samples and near duplicates together, so that no answer rests on a
-copy of its sample.
+2020). Folds keep groups, equal samples and near duplicates together, so that no prediction rests
+on a copy of its sample.
 
 Source: Northcutt, Jiang and Chuang 2021, Confident Learning: Estimating Uncertainty in Dataset
 Labels (JAIR 70, arXiv:1911.00068), section 3: thresholds are the mean self-confidence of each
@@ -53,8 +53,8 @@ diagonal of their products."""
 _RIDGE = 0.05
 """The same of other features, a sample."""
 _SURE = 0.9
-"""Largest threshold of a class: where the classifier is nearly always right, its answer to a sample
-with a wrong label need not be surer than those to others."""
+"""Largest threshold of a class: where the classifier is nearly always right, its prediction for a
+sample with a wrong label need not be surer than those for others."""
 _TEMPERATURES = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0)
 _BINS = 32
 """Bins of a spectrum."""
@@ -77,7 +77,7 @@ class Suspect:
 
     key: SampleKey
     suggested: int
-    """Class that the classifier answers."""
+    """Class that the classifier predicts."""
     margin: float
     """Probability of the label minus that of the most probable other class, -1 to 1."""
 
@@ -93,13 +93,13 @@ class LabelSuspects:
     judged: int
     """Samples of classes of at least as many groups as folds; others are not judged."""
     accuracy: float
-    """Of the out-of-fold answers against the labels, 0 to 1."""
+    """Of the out-of-fold predictions against the labels, 0 to 1."""
     is_near_chance: bool = False
     """Whether the classifier hardly knows more than chance, so that it can name no label."""
 
 
 def find_label_suspects(dataset: Dataset, thumbs: Thumbnails, seed: int = 0) -> LabelSuspects:
-    """Name the samples whose label is the least probable by answers from other samples.
+    """Name the samples whose label is the least probable by predictions from other samples.
 
     Of all samples at most `MAX_NAMED` are named, and not more than the confident joint holds off
     its diagonal; none where the classifier hardly knows more than chance.

@@ -43,7 +43,7 @@ class AudioRecording:
     group: str = ""
     """What it shares with other recordings, such as a speaker; empty where it is alone."""
     is_noise: bool = False
-    """Whether its windows do not overlap and are answered one by one."""
+    """Whether its windows do not overlap and are classified one by one."""
     attributes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -217,7 +217,7 @@ def _choose_window(
     shorter, longer = int((lengths < window).sum()), int((lengths > window).sum())
     choice = f"windows of {window} samples ({window / rate:.2f} s)"
     if longer:
-        choice += f", one every {stride}; answers of one recording are joined"
+        choice += f", one every {stride}; predictions of one recording are joined"
     evidence = (
         f"{len(lengths)} recordings of {lengths.min() / rate:.2f} to "
         f"{lengths.max() / rate:.2f} s; {longer} are cut, {shorter} end with zeros"

@@ -38,7 +38,7 @@ def project_files(
     samples : array (n, *shape)
         As the net reads them.
     logits : float32 array (n, classes)
-        What it must answer, bit for bit.
+        Logits that it must give, bit for bit.
     prefix : str
         Of all C names, as of `source.write_source`.
     """

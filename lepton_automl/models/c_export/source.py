@@ -521,7 +521,7 @@ def _frames_declared(front_end: LogMel | None) -> str:
     return f"""
 /* The same a frame at a time, for a device that listens all the time: no window of samples is kept.
    net_frame computes the bands of a frame. NET_FRAMES frames in a ring, of which number `oldest` is
-   the first of the window, give its answers, which are those of net_logits. */
+   the first of the window, give its logits, which are those of net_logits. */
 typedef {c_type} net_band;
 
 void net_frame(const int16_t samples[NET_FRAME], uint8_t *arena, net_band bands[NET_BANDS]);

@@ -1,9 +1,9 @@
-"""File formats, one a file: how a quantized net is written, answered and what it costs.
+"""File formats, one per file: how a quantized net is written and run, and what it costs.
 
 Every format is written from the same `QuantizedNet`. The ONNX int8 file is what the others are
-compared with. A format states how far its answers may be from those of that file; what the written
-files answer is measured, never assumed. Names of modules that are no format begin with `_`, or lie
-outside of this folder.
+compared with. A format states how far its predictions may be from those of that file; those
+of the written files are measured, never assumed. Names of modules that are no format begin with
+`_`, or lie outside of this folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ONNX = "onnx"
 
 @dataclass(frozen=True)
 class Golden:
-    """A few validation samples and what the ONNX int8 file answers to them."""
+    """A few validation samples, and the probabilities that the ONNX int8 file gives them."""
 
     samples: NDArray[Any]
     """(n, *`Arch.file_input`) of type `Preprocessing.input_type`: what written files read."""
@@ -70,7 +70,7 @@ class Session(ABC):
         return None
 
     def prepared(self, sample: NDArray[Any]) -> Callable[[], object]:
-        """A function that answers one sample (1, *shape), for measuring its latency.
+        """A function that classifies one sample (1, *shape), for measuring its latency.
 
         What is not part of an inference on the device, such as the conversion of arrays, is done
         before the function is returned.
@@ -141,7 +141,7 @@ class FileFormat(ABC):
         expected: NDArray[np.float32],
         net: QuantizedNet | None = None,
     ) -> tuple[str, ...]:
-        """How answers break what the format promises, one sentence each.
+        """How predictions break what the format promises, one sentence each.
 
         Parameters
         ----------
@@ -167,7 +167,7 @@ class FileFormat(ABC):
         return tuple(problems)
 
     def missing(self) -> str:
-        """Why written files cannot be answered on this machine; empty if they can.
+        """Why written files cannot be run on this machine; empty if they can.
 
         A few words after "not run here: ", such as `no C compiler` or `the package ai-edge-litert
         is not installed`. It must be fast and import nothing heavy.
@@ -178,7 +178,7 @@ class FileFormat(ABC):
         """What the format computes otherwise than the ONNX int8 file, one sentence each, counted.
 
         For instance `the weights of 3 of 12 layers have one scale a layer, not one a channel`.
-        Empty where every answer is the same by construction.
+        Empty where every prediction is the same by construction.
         """
         del net
         return ()

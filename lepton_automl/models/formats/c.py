@@ -45,17 +45,17 @@ _SHIM = """#include "net.h"
 int32_t lepton_arena_bytes(void) { return NET_ARENA_BYTES; }
 int32_t lepton_input_bytes(void) { return NET_INPUT_BYTES; }
 int32_t lepton_classes(void) { return NET_CLASSES; }
-void lepton_run(const uint8_t *samples, int32_t count, uint8_t *arena, float *answers)
+void lepton_run(const uint8_t *samples, int32_t count, uint8_t *arena, float *outputs)
 {
     int32_t n;
-    for (n = 0; n < count; n++, samples += NET_INPUT_BYTES, answers += NET_CLASSES)
-        net_probabilities((const void *)samples, arena, answers);
+    for (n = 0; n < count; n++, samples += NET_INPUT_BYTES, outputs += NET_CLASSES)
+        net_probabilities((const void *)samples, arena, outputs);
 }
-void lepton_logits(const uint8_t *samples, int32_t count, uint8_t *arena, float *answers)
+void lepton_logits(const uint8_t *samples, int32_t count, uint8_t *arena, float *outputs)
 {
     int32_t n;
-    for (n = 0; n < count; n++, samples += NET_INPUT_BYTES, answers += NET_CLASSES)
-        net_logits((const void *)samples, arena, answers);
+    for (n = 0; n < count; n++, samples += NET_INPUT_BYTES, outputs += NET_CLASSES)
+        net_logits((const void *)samples, arena, outputs);
 }
 """
 
@@ -193,11 +193,11 @@ class CSession(Session):
 
     def predict(self, samples: NDArray[Any]) -> NDArray[np.float32]:
         """Probabilities (n, classes)."""
-        return self._answers(self._library.lepton_run, samples)
+        return self._outputs(self._library.lepton_run, samples)
 
     def logits(self, samples: NDArray[Any]) -> NDArray[np.float32]:
         """Logits (n, classes)."""
-        return self._answers(self._library.lepton_logits, samples)
+        return self._outputs(self._library.lepton_logits, samples)
 
     def prepared(self, sample: NDArray[Any]) -> Callable[[], object]:
         """One call of the library, with its pointers at hand."""
@@ -208,7 +208,7 @@ class CSession(Session):
         call = self._library.net_probabilities
         return lambda: (call(*arguments), kept)
 
-    def _answers(self, call: Any, samples: NDArray[Any]) -> NDArray[np.float32]:
+    def _outputs(self, call: Any, samples: NDArray[Any]) -> NDArray[np.float32]:
         samples = np.ascontiguousarray(samples)
         if len(samples) and samples[0].nbytes != self._input_bytes:
             raise DataError(

@@ -91,7 +91,7 @@ class UntrustedSession:
     """
 
     takes_any_size = False
-    """Whether pictures of any height and width are answered, those of one batch of one size."""
+    """Whether pictures of any height and width are classified, those of one batch of one size."""
 
     def __init__(
         self, source: Source, content: bytes, folder: Path, words: tuple[str, ...] = ()

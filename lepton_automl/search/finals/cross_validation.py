@@ -1,4 +1,4 @@
-"""Compare finalists by their answers on several folds of training and validation (Stone 1974)."""
+"""Compare finalists on several folds of the training and validation parts (Stone 1974)."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Variant(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """Answers of final trainings on the folds that all variants have."""
+class FoldResults:
+    """Results of final trainings on the folds that all variants have."""
 
     folds: tuple[int, ...]
     """At least the first, the validation part."""
@@ -75,15 +75,15 @@ class Answers:
         }
 
 
-def answers(
+def fold_results(
     request: SearchRequest,
     trials: Trials,
     runs: Sequence[FinalRun],
     round_number: int,
     *,
     by_folds: bool = True,
-) -> Answers:
-    """The answers of the final trainings of a round.
+) -> FoldResults:
+    """The results of the final trainings of a round.
 
     A variant without a usable training on the validation part is left out, and so is a fold that
     one of the others lacks.
@@ -114,7 +114,7 @@ def answers(
         variant: np.concatenate([np.mean(of_fold[k], axis=0) for k in folds])
         for variant, of_fold in found.items()
     }
-    return Answers(folds, _samples(request, folds), correct)
+    return FoldResults(folds, _samples(request, folds), correct)
 
 
 def _samples(request: SearchRequest, folds: tuple[int, ...]) -> EvaluatedSamples:

@@ -25,7 +25,7 @@ from lepton_automl.metrics.bootstrap import cluster_effective_fraction
 from lepton_automl.metrics.paired import paired_drop, tango_interval
 from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, record_decision
-from lepton_automl.search.finals.cross_validation import answers
+from lepton_automl.search.finals.cross_validation import fold_results
 from lepton_automl.search.finals.finalists import FinalRun
 from lepton_automl.search.finals.mirror_test import FlipVerdict, MirrorTest, mirror_test
 from lepton_automl.search.request import SearchRequest
@@ -141,7 +141,7 @@ def _tested(request: SearchRequest, tasks: TaskBuilder, trials: Trials, clock: C
     data = request.dataset
     work = work_of(trials[number].cost.macs, 1, 1)
     seconds = clock.seconds(work, number) - clock.seconds(0.0, number)
-    # Twice, plain and mirrored; a training step takes longer than an answer.
+    # Twice, plain and mirrored; a training step takes longer than a prediction.
     most = int(min(_SAMPLES, _TIME_SHARE * max(0.0, clock.left()) / max(2 * seconds, 1e-9)))
     model = Model.load(folder)
     samples = load_labelled(data.decoded_files("validation", model.arch.size, request.folder.cache))
@@ -178,7 +178,7 @@ def _compared(
         for run in runs
         if not run.flip and (run.number, run.augment) in {(f.number, f.augment) for f in flipped}
     ]
-    found = answers(request, trials, [*plain, *flipped], round_number)
+    found = fold_results(request, trials, [*plain, *flipped], round_number)
     after = [variant for variant in found.correct if variant.flip]
     before = [variant for variant in found.correct if not variant.flip]
     if not after or not before:

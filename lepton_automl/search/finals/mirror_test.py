@@ -61,7 +61,7 @@ def mirror_test(
     groups: Groups = None,
     strata: Strata = None,
 ) -> MirrorTest:
-    """Compare a net's answers to pictures and to their mirror images, class by class.
+    """Compare a net's predictions for pictures and for their mirror images, class by class.
 
     For two classes, the AUC is the probability that a picture of the first has the larger
     difference of their two logits. If mirroring exchanges them, it is as far below 0.5 on mirrored
@@ -157,8 +157,8 @@ def _confused_pairs(
     """
     found = {
         (min(a, b), max(a, b))
-        for answers in (plain.argmax(1), mirrored.argmax(1))
-        for a, b in zip(labels.tolist(), answers.tolist(), strict=True)
+        for predicted in (plain.argmax(1), mirrored.argmax(1))
+        for a, b in zip(labels.tolist(), predicted.tolist(), strict=True)
         if a != b and counts[a] > 0 and counts[b] > 0
     }
     members = {label: np.flatnonzero(labels == label) for label in np.unique(labels).tolist()}

@@ -141,7 +141,9 @@ class FinalTraining:
             part.
         """
         request, trials = self._request, self._trials
-        found = cross_validation.answers(request, trials, self.runs, self._round, by_folds=by_folds)
+        found = cross_validation.fold_results(
+            request, trials, self.runs, self._round, by_folds=by_folds
+        )
         options = []
         for number in trial_numbers(self.runs):
             variant = found.best(number)
@@ -157,7 +159,9 @@ class FinalTraining:
         key, ledger = str(self._round), self._request.ledger
         event = ledger.get(EventKind.CROSS_VALIDATION, key)
         if event is None:
-            found = cross_validation.answers(self._request, self._trials, self.runs, self._round)
+            found = cross_validation.fold_results(
+                self._request, self._trials, self.runs, self._round
+            )
             if len(found.folds) < 2:
                 return
             event = found.to_event()
@@ -202,7 +206,7 @@ class FinalTraining:
         runs = [run for run in self.runs if run.from_scratch]
         if stronger is None or key not in {run.key(self._round) for run in runs}:
             return None
-        found = cross_validation.answers(request, trials, runs, self._round, by_folds=by_folds)
+        found = cross_validation.fold_results(request, trials, runs, self._round, by_folds=by_folds)
         accuracies: dict[float, float] = {}
         for variant in found.correct:
             if variant.number == number:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.artifact.format_answers import FormatAnswers
+from lepton_automl.artifact.format_predictor import FormatPredictor
 from lepton_automl.artifact.predict import Classifier, predict
 from lepton_automl.errors import ArtifactError, ConfigError, DataError
 from lepton_automl.models.formats import load
@@ -56,9 +56,11 @@ def test_a_format_of_any_size_gets_pictures_in_their_own_sizes(tmp_path, monkeyp
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(tmp_path / f"{number}.png")
         files.append(tmp_path / f"{number}.png")
     np.save(tmp_path / "3.npy", rng.integers(0, 256, (17, 6, 3), np.uint8))
-    sent, send = [], FormatAnswers.send
+    sent, send = [], FormatPredictor.send
     monkeypatch.setattr(
-        FormatAnswers, "send", lambda self, pixels: (sent.append(pixels.shape), send(self, pixels))
+        FormatPredictor,
+        "send",
+        lambda self, pixels: (sent.append(pixels.shape), send(self, pixels)),
     )
     files.append(tmp_path / "3.npy")
     found = predict(made.folder, files, file_format="any_size")

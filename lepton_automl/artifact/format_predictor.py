@@ -1,4 +1,4 @@
-"""Answer samples with the files of a further format, in place of the ONNX file of its artifact.
+"""Classify samples with the files of a further format, in place of the ONNX file of its artifact.
 
 The int8 ONNX file says what is read: class names, scale, threshold for "none of these". Files that
 are compiled are opened only if they are what lepton writes from it; a child process checks that.
@@ -25,7 +25,7 @@ from lepton_automl.models.untrusted.session import UntrustedSession
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
-    "from lepton_automl.artifact.format_answers import main; main()"
+    "from lepton_automl.artifact.format_predictor import main; main()"
 )
 
 
@@ -62,8 +62,8 @@ def with_int8(shipped: ShippedModel, name: str) -> ShippedModel:
     )
 
 
-class FormatAnswers(UntrustedSession):
-    """An int8 ONNX file that is open in a child process, and the format that answers for it.
+class FormatPredictor(UntrustedSession):
+    """An int8 ONNX file that is open in a child process, and the format that predicts in its place.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class FormatAnswers(UntrustedSession):
     Raises
     ------
     MachineError
-        If this machine lacks what answers the files.
+        If this machine lacks what runs the files.
     DataError
         If a file cannot be used, or is compiled and not what lepton writes from the ONNX file.
     """

@@ -1,4 +1,4 @@
-"""Tests of metrics/joined.py."""
+"""Tests of metrics/recordings.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from lepton_automl.metrics.joined import join_answers, joined_evidence
+from lepton_automl.metrics.recordings import join_predictions, recording_evidence
 
 
 def test_answers_are_normalised_geometric_means_in_the_order_of_first_samples() -> None:
@@ -14,7 +14,7 @@ def test_answers_are_normalised_geometric_means_in_the_order_of_first_samples() 
     answers = rng.dirichlet(np.ones(3), 7).astype(np.float32)
     recordings = np.array([5, 2, 5, 9, 2, 5, 9])
 
-    joined, first = join_answers(answers, recordings)
+    joined, first = join_predictions(answers, recordings)
 
     assert first.tolist() == [0, 1, 3]
     for row, number in zip(joined, (5, 2, 9), strict=True):
@@ -24,7 +24,7 @@ def test_answers_are_normalised_geometric_means_in_the_order_of_first_samples() 
 
 
 def test_a_recording_of_one_sample_keeps_its_answer() -> None:
-    joined, first = join_answers(np.array([[0.25, 0.75], [0.9, 0.1]]), np.array([1, 0]))
+    joined, first = join_predictions(np.array([[0.25, 0.75], [0.9, 0.1]]), np.array([1, 0]))
 
     np.testing.assert_allclose(joined, [[0.25, 0.75], [0.9, 0.1]])
     assert first.tolist() == [0, 1]
@@ -33,7 +33,7 @@ def test_a_recording_of_one_sample_keeps_its_answer() -> None:
 def test_a_probability_of_zero_in_one_window_does_not_rule_a_class_out() -> None:
     answers = np.array([[0.0, 1.0], *[[0.99, 0.01]] * 9])
 
-    joined, _ = join_answers(answers, np.zeros(10, np.int64))
+    joined, _ = join_predictions(answers, np.zeros(10, np.int64))
 
     assert joined.argmax(1).tolist() == [0]
     assert np.isfinite(joined).all()
@@ -44,16 +44,16 @@ def test_evidence_is_of_recordings_with_their_labels_and_shared_groups() -> None
     labels = np.array([0, 0, 1, 0, 1])
     recordings = np.array([0, 0, 1, 2, 3])
 
-    found = joined_evidence(answers, labels, recordings, None, is_balanced=True)
+    found = recording_evidence(answers, labels, recordings, None, is_balanced=True)
 
     assert found.correct.tolist() == [True, True, False, False]
     assert found.accuracy == 0.5
     assert found.labels is not None
     assert found.labels.tolist() == [0, 1, 0, 1]
-    own = joined_evidence(answers, labels, recordings, recordings, is_balanced=False)
+    own = recording_evidence(answers, labels, recordings, recordings, is_balanced=False)
     assert own.groups is None
     assert own.strata is None
-    people = joined_evidence(
+    people = recording_evidence(
         answers, labels, recordings, np.array([7, 7, 7, 8, 8]), is_balanced=False
     )
     assert people.groups is not None

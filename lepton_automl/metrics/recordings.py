@@ -1,4 +1,4 @@
-"""One answer for several samples of one recording: the windows or clips that were cut from it."""
+"""One prediction for a recording, from those for the windows or clips that were cut from it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _LEAST = 1e-6
 """Least probability that counts, so that a single window with 0 does not rule a class out."""
 
 
-def join_answers(
+def join_predictions(
     probabilities: NDArray[np.floating], recordings: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Join the answers to samples of one recording: normalised mean of log probabilities.
+    """Join the predictions for samples of one recording: normalised mean of log probabilities.
 
     Parameters
     ----------
@@ -25,13 +25,13 @@ def join_answers(
 
     Returns
     -------
-    answers : ndarray
+    joined : ndarray
         float64 (R, classes): probabilities of each recording, in the order of their first samples.
     first : ndarray
         int64 (R,): place of the first sample of each recording, which has its label and its group.
 
     Source: Kittler, Hatef, Duin and Matas 1998, IEEE Trans. PAMI 20, 226 (product rule); the mean
-    in place of the sum keeps the answer from growing certain with the length of a recording.
+    in place of the sum keeps the prediction from growing certain with the length of a recording.
     """
     _, first, member, counts = np.unique(
         recordings, return_index=True, return_inverse=True, return_counts=True
@@ -46,7 +46,7 @@ def join_answers(
     return joined[order], first[order].astype(np.int64)
 
 
-def joined_evidence(
+def recording_evidence(
     probabilities: NDArray[np.floating],
     labels: NDArray[np.int64],
     recordings: NDArray[np.int64],
@@ -54,12 +54,12 @@ def joined_evidence(
     *,
     is_balanced: bool,
 ) -> Evidence:
-    """Which recordings are answered right, as evidence of an accuracy of whole recordings.
+    """Which recordings are classified correctly, as evidence of an accuracy of whole recordings.
 
     Parameters
     ----------
     probabilities, recordings
-        As in `join_answers`.
+        As in `join_predictions`.
     labels : ndarray
         int (N,): class of each sample, the same in all samples of a recording.
     groups : ndarray or None
@@ -67,9 +67,9 @@ def joined_evidence(
     is_balanced : bool
         Whether every class has equal weight.
     """
-    answers, first = join_answers(probabilities, recordings)
+    joined, first = join_predictions(probabilities, recordings)
     own = labels[first]
     shared = None if groups is None else groups[first]
     if shared is not None and len(np.unique(shared)) == len(shared):
         shared = None
-    return Evidence(answers.argmax(1) == own, shared, own if is_balanced else None, own)
+    return Evidence(joined.argmax(1) == own, shared, own if is_balanced else None, own)
