@@ -101,7 +101,7 @@ def sixteen_bit_colour(file: str) -> np.ndarray | None:
     return halves[0] * np.uint16(256) + halves[1]
 
 
-def deep_pixels_of(file: str, height: int, width: int, channels: int) -> np.ndarray:
+def pixels_16_bit_of(file: str, height: int, width: int, channels: int) -> np.ndarray:
     """One 16-bit picture as it is stored: uint16 (1, height, width, channels)."""
     stored = values_of(file)
     values = stored.reshape(*stored.shape[:2], channels)
@@ -116,10 +116,10 @@ def main(model: str, files: list[str]) -> None:
     about = session.get_modelmeta().custom_metadata_map
     labels, scale = json.loads(about["labels"]), about.get("pixel_scale", "16bit")
     _, height, width, channels = session.get_inputs()[0].shape
-    is_deep = session.get_inputs()[0].type == "tensor(uint16)"
+    is_16_bit = session.get_inputs()[0].type == "tensor(uint16)"
     for file in files:
-        if is_deep:
-            pixels = deep_pixels_of(file, height, width, channels)
+        if is_16_bit:
+            pixels = pixels_16_bit_of(file, height, width, channels)
         else:
             pixels = pixels_of(file, height, width, channels, scale)
         (probabilities,) = session.run(None, {"pixels": pixels})[0]

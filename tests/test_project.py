@@ -111,7 +111,7 @@ def printing() -> Iterator[str]:
 
 def escaping() -> Iterator[str]:
     """Text reaches people through few modules, which escape it."""
-    doors = {
+    owners = {
         "print": "cli/streams.py",
         "typer.echo": "cli/streams.py",
         "sys.stdout.write": "cli/streams.py",
@@ -127,9 +127,9 @@ def escaping() -> Iterator[str]:
             used = [dotted(node)]
             if isinstance(node, ast.ImportFrom):
                 used += [f"{node.module}.{alias.name}" for alias in node.names]
-            for door in doors.keys() & set(used):
-                if not name.endswith(doors[door]):
-                    yield f"{name}:{node.lineno}: {door} is used by {doors[door]} only"
+            for use in owners.keys() & set(used):
+                if not name.endswith(owners[use]):
+                    yield f"{name}:{node.lineno}: {use} is used by {owners[use]} only"
 
 
 def runs_alone(tree: ast.Module) -> bool:
@@ -222,10 +222,10 @@ READS_ITSELF = {
     "cost/targets.py": "a file of the package",
     "core/memory.py": "files of the kernel in /proc and /sys",
     "core/large_arrays.py": "a deleted file that it has made itself",
-    "data/checking.py": "answers of a child process, and tables whose digest is checked",
+    "data/picture_check.py": "answers of a child process, and tables whose digest is checked",
     "data/pictures/picture_files.py": "pictures that core/untrusted_files has opened",
     "data/decode_pool.py": "requests and answers of a child process; the file of pixels, to write",
-    "data/known_pictures.py": "tables whose digest is checked",
+    "data/picture_check_cache.py": "tables whose digest is checked",
     "data/pixel_cache.py": "arrays whose digest is checked",
     "data/signal_files.py": "lines of a text that core/untrusted_files has read",
     "data/sources/digits.py": "a file of scikit-learn",

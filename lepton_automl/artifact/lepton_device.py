@@ -188,7 +188,7 @@ class Bundle:
         if len(self.shape) == 2:
             return self.signal_windows(path)
         if self.dtype == np.uint16:
-            return deep_pixels_of(path, *self.shape)[None]
+            return pixels_16_bit_of(path, *self.shape)[None]
         shape = (0, 0, self.shape[2]) if self.takes_any_size else self.shape
         return pixels_of(path, shape, self.scale, self.framing)[None]
 
@@ -290,9 +290,9 @@ def upright(path: Path, scale: str, channels: int) -> Any:
     image = pillow()
     with open_picture(path) as opened:
         picture = pillow("ImageOps").exif_transpose(opened)
-    is_deep = picture.mode.startswith("I") or picture.mode == "F"
+    is_16_bit = picture.mode.startswith("I") or picture.mode == "F"
     is_full = scale in ("16bit", "unit", "symmetric") or channels == 4
-    if is_deep or (not is_full and sixteen_bit_colour(path) is not None):
+    if is_16_bit or (not is_full and sixteen_bit_colour(path) is not None):
         usual = "16bit" if is_full and picture.mode != "F" else scale
         picture = image.fromarray(to_8_bits(values_of(path), usual))
     if picture.has_transparency_data and channels != 4:
@@ -403,7 +403,7 @@ def sixteen_bit_colour(path: Path) -> np.ndarray | None:
     return halves[0] * np.uint16(256) + halves[1]
 
 
-def deep_pixels_of(path: Path, height: int, width: int, channels: int) -> np.ndarray:
+def pixels_16_bit_of(path: Path, height: int, width: int, channels: int) -> np.ndarray:
     """One 16-bit picture as it is stored: uint16 (height, width, channels)."""
     if path.suffix.lower() == ".npy":
         values = stored_array(path, channels)

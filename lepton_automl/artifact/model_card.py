@@ -187,8 +187,8 @@ def _input(about: Provenance) -> str:
         return f"signal of {length} values, {count}, {about.input_kind}"
     height, width, channels = about.input
     kinds = {1: "grey", 3: "RGB"}
-    deep = ", 16 bits" if about.input_kind == "uint16" else ""
-    return f"{height}x{width}, {kinds.get(channels, f'{channels} channels')}{deep}"
+    depth = ", 16 bits" if about.input_kind == "uint16" else ""
+    return f"{height}x{width}, {kinds.get(channels, f'{channels} channels')}{depth}"
 
 
 def _verdict(verdict: Verdict) -> Markdown:

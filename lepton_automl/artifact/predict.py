@@ -312,14 +312,14 @@ def _of_pictures(
     height, width, channels = session.shape
     size = None if session.takes_any_size else (height, width)
     batch_size = 1 if session.takes_any_size else batch_of(session.shape)
-    is_deep = session.dtype == np.uint16
+    is_16_bit = session.dtype == np.uint16
 
     def pixels_of(path: Path) -> NDArray[Any] | DataError:
         try:
             if held and path in held:
                 return _pixels_in(held[path], str(path), session, known, framing)
-            if is_deep:
-                return array_files.read_deep_pixels(path, channels, (height, width))
+            if is_16_bit:
+                return array_files.read_16_bit_pixels(path, channels, (height, width))
             if path.suffix.lower() == array_files.SUFFIX:
                 return array_files.read_pixels(path, channels, size, known, framing)
             return decode.decode(path, channels, size, scale, framing)
@@ -363,8 +363,8 @@ def _pixels_in(
     else:
         picture = array_files.picture_in(values, channels, what)
     if session.dtype == np.uint16:
-        return array_files.deep_pixels_in(picture, channels, (height, width), what)
-    if known is not None and values.dtype == np.uint8 and known.of_files.is_deep:
+        return array_files.pixels_16_bit_in(picture, channels, (height, width), what)
+    if known is not None and values.dtype == np.uint8 and known.of_files.is_above_8_bits:
         known = None  # As a picture file of 8 bits, whatever is in it.
     high = float(picture.max())
     if known is not None and high - known.black > _BEYOND * known.width:
@@ -589,7 +589,7 @@ def _remark(path: Path, scale: PixelScale) -> str:
     levels = decode.check_picture(path).levels
     scale = scale if levels.is_float else scale.of_files
     is_beyond = levels.high > scale.white or has_other_scale(levels.high, scale, scale.white)
-    if not levels.is_deep or not is_beyond:
+    if not levels.is_above_8_bits or not is_beyond:
         return ""
     return (
         f"{path} has values {levels.low:g} to {levels.high:g}, but {scale.white:g} is taken for "

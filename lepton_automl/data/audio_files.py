@@ -113,7 +113,7 @@ def to_rate(path: AudioFile, samples: Audio, rate: int, wanted: int) -> Audio:
     return np.asarray(found, np.int16)
 
 
-def cut(samples: Audio, window: int, stride: int) -> Audio:
+def cut_windows(samples: Audio, window: int, stride: int) -> Audio:
     """Windows (n, window) of a recording, one every `stride` samples, as many as cover it.
 
     The last one, and that of a shorter recording, ends with zeros.
@@ -123,12 +123,12 @@ def cut(samples: Audio, window: int, stride: int) -> Audio:
 
 
 def window_count(samples: Audio, window: int, stride: int) -> int:
-    """Windows that `cut` gives."""
+    """Windows that `cut_windows` gives."""
     return 1 + max(0, math.ceil((len(samples) - window) / stride))
 
 
 def cut_in_blocks(samples: Audio, window: int, stride: int, most: int) -> Iterator[Audio]:
-    """The windows that `cut` gives, at most `most` at once."""
+    """The windows that `cut_windows` gives, at most `most` at once."""
     count = window_count(samples, window, stride)
     padded = np.zeros((count - 1) * stride + window, np.int16)
     padded[: len(samples)] = samples[: len(padded)]

@@ -15,10 +15,10 @@ from lepton_automl.config import Channels
 from lepton_automl.core import files, large_arrays
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
-from lepton_automl.data import checking, decode_pool
-from lepton_automl.data.checking import CheckedPicture, CheckResult
-from lepton_automl.data.decode_pool import Reading
-from lepton_automl.data.known_pictures import KnownPictures
+from lepton_automl.data import decode_pool, picture_check
+from lepton_automl.data.decode_pool import ReadOptions
+from lepton_automl.data.picture_check import CheckedPicture, CheckResult
+from lepton_automl.data.picture_check_cache import PictureCheckCache
 from lepton_automl.data.pictures import decode
 from lepton_automl.data.pictures.decode import PictureInfo
 from lepton_automl.data.pictures.formats import FormatTable
@@ -59,8 +59,9 @@ class CheckedSamples:
     unreadable: tuple[UnreadableFile, ...] = ()
     """Files that were left out."""
     thumbs: NDArray[np.uint8] | None = None
-    """(N, `checking.THUMBNAIL`, `checking.THUMBNAIL`), by the scale of 16 bits; None for arrays."""
-    known: KnownPictures | None = None
+    """Grey uint8 (N, side, side) of `picture_check.THUMBNAIL`, by the scale of 16 bits; None for
+    arrays."""
+    known: PictureCheckCache | None = None
     """Remembers what was found in the files, and groups; None where there are few pictures."""
 
 
@@ -86,7 +87,7 @@ def choose_file_scale(
         if stated is not None:
             raise _no_picture_option(f"{OPTION} {stated.name}", samples)
         return checked
-    if not levels.is_deep.any():
+    if not levels.is_above_8_bits.any():
         if samples.pixel_scale is None and stated is not None and stated != EIGHT_BIT:
             raise ConfigError(
                 f"{OPTION} {stated.name} has no effect: all pictures have 8 bits a channel",
@@ -96,7 +97,9 @@ def choose_file_scale(
     parts = np.full(len(samples), "") if samples.parts is None else samples.parts
     is_training = np.isin(parts, ("", "train"))
     by_part = {
-        name: levels.select((is_training if name == "train" else parts == name) & levels.is_deep)
+        name: levels.select(
+            (is_training if name == "train" else parts == name) & levels.is_above_8_bits
+        )
         for name in PARTS
     }
     scale, made, notes = scale_files(
@@ -117,7 +120,7 @@ def check_pictures(
     skip_corrupt: bool,
     quarantine: Path | None,
     emit: Emit,
-    reading: Reading | None = None,
+    reading: ReadOptions | None = None,
     place: str = "",
 ) -> CheckedSamples:
     """Read every picture once: check that it is valid, take its size and its hash.
@@ -132,10 +135,10 @@ def check_pictures(
         Text file in which they are listed.
     emit : callable
         Receives progress.
-    reading : Reading, optional
+    reading : ReadOptions, optional
         In how many processes files are read.
     place : str
-        Names the data; of many files what is found is remembered under it (`known_pictures`).
+        Names the data; of many files what is found is remembered under it (`picture_check_cache`).
 
     Raises
     ------
@@ -159,7 +162,7 @@ def check_pictures(
         return CheckedSamples(samples, digests, 1, None, None, unreadable=samples.unreadable)
     pictures = samples.only_pictures
     if isinstance(pictures, np.ndarray):
-        stored = pictures if samples.deep is None else samples.deep
+        stored = pictures if samples.uint16_pixels is None else samples.uint16_pixels
         digests = tuple(hashlib.sha256(row).digest() for row in np.ascontiguousarray(stored))
         levels = LevelTable.of_pixels(pictures)
         # Nothing is remembered of arrays but the groups that follow from all of them.
@@ -172,11 +175,11 @@ def check_pictures(
             pictures.shape[1:3],
             levels,
             formats=FormatTable.of_pixels(pictures),
-            known=KnownPictures(place, (), is_forced=is_forced) if is_kept else None,
+            known=PictureCheckCache(place, (), is_forced=is_forced) if is_kept else None,
         )
     total = len(samples)
 
-    results, known = _checked(pictures, reading or Reading(emit=emit), place)
+    results, known = _checked(pictures, reading or ReadOptions(emit=emit), place)
     valid = [result for result in results if isinstance(result, CheckedPicture)]
     unreadable = _unreadable_files(samples, results)
     if len(valid) < total:
@@ -210,15 +213,15 @@ def check_pictures(
 
 
 def _checked(
-    pictures: Sequence[Picture], reading: Reading, place: str
-) -> tuple[list[CheckResult], KnownPictures | None]:
+    pictures: Sequence[Picture], reading: ReadOptions, place: str
+) -> tuple[list[CheckResult], PictureCheckCache | None]:
     """What is found in each picture; files that are known and have not changed are not read."""
     paths = [picture for picture in pictures if not isinstance(picture, np.ndarray)]
     if len(paths) < len(pictures):
-        return decode.map_in_threads(checking.check_one, pictures), None
+        return decode.map_in_threads(picture_check.check_one, pictures), None
     if len(paths) < decode_pool.MANY or not place:
         return decode_pool.check(paths, reading), None
-    known = KnownPictures(place, paths, is_forced=reading.is_forced)
+    known = PictureCheckCache(place, paths, is_forced=reading.is_forced)
     found: dict[int, CheckResult] = {**known.find()}
     left = [n for n in range(len(paths)) if n not in found]
     if found:

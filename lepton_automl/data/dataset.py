@@ -21,7 +21,7 @@ from lepton_automl.core.events import Event
 from lepton_automl.core.units import counted
 from lepton_automl.data import decode_pool, pixel_cache
 from lepton_automl.data.audio_files import Audio
-from lepton_automl.data.decode_pool import Decoding, Reading, only_files
+from lepton_automl.data.decode_pool import Decoding, ReadOptions, only_files
 from lepton_automl.data.pictures import decode
 from lepton_automl.data.pictures.formats import FormatTable
 from lepton_automl.data.pictures.framing import Framing
@@ -85,7 +85,7 @@ class Part:
     """Size and kind of each picture as it is stored; None for signals."""
     recordings: NDArray[np.int64] | None = None
     """(N,): recording that a sample is a window of; None where no two samples are of one."""
-    deep: NDArray[np.uint16] | None = None
+    uint16_pixels: NDArray[np.uint16] | None = None
     """(N, H, W, C): pixels as they are stored, where they are an array of 16 bits; else None."""
     audio: Audio | None = None
     """int16 (N, window): sound, of which `pictures` are the features; None for other samples."""
@@ -191,7 +191,7 @@ class Dataset:
     """Remarks of the source for the user."""
     unreadable: tuple[UnreadableFile, ...] = ()
     """Picture files and recordings that were left out."""
-    reading: Reading = field(default_factory=Reading)
+    reading: ReadOptions = field(default_factory=ReadOptions)
     """How picture files are read."""
 
     @property
@@ -314,12 +314,12 @@ class Dataset:
             return pixel_cache.decode_blocks(
                 chosen, self.channels, size, self.file_scale, self.framing
             )
-        if source.deep is not None:
-            deep = source.deep if places is None else source.deep[places]
-            return pixel_cache.decode_deep_blocks(deep, self.channels, size)
+        if source.uint16_pixels is not None:
+            stored = source.uint16_pixels if places is None else source.uint16_pixels[places]
+            return pixel_cache.decode_16_bit_blocks(stored, self.channels, size)
         files = only_files(source.pictures)
         some = files if places is None else [files[place] for place in places.tolist()]
-        return pixel_cache.decode_deep_blocks(some, self.channels, size)
+        return pixel_cache.decode_16_bit_blocks(some, self.channels, size)
 
     def _samples(self, blocks: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
         """What nets see of pictures, block by block."""

@@ -26,8 +26,8 @@ from lepton_automl.core import subprocesses
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.core.progress import Countdown
 from lepton_automl.core.untrusted_archives import Member
-from lepton_automl.data import checking
-from lepton_automl.data.checking import CheckResult
+from lepton_automl.data import picture_check
+from lepton_automl.data.picture_check import CheckResult
 from lepton_automl.data.pictures import decode, picture_files
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.data.pictures.picture_files import REPAIR, Picture, PictureFile, Pictures
@@ -50,17 +50,17 @@ OnChecked = Callable[[Sequence[int], Sequence[CheckResult]], None]
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadOptions:
     """How picture files are read; nothing here changes what is read."""
 
     processes: int = 0
-    """Processes at most; 0: one a CPU core that this process may use."""
+    """Processes at most; 0: one per CPU core that this process may use."""
     memory: int = picture_files.MEMORY
     """Bytes that all pictures which are decoded at the same time take together."""
     emit: Emit = silent
     """Receives progress."""
     is_forced: bool = False
-    """Whether all files are read again, whatever is known of them."""
+    """Whether all files are read again, also those in the cache of checks."""
 
     def count_for(self, pictures: Sequence[object]) -> int:
         """Processes for so many pictures; 1: this one."""
@@ -268,7 +268,7 @@ def only_files(pictures: Pictures) -> tuple[PictureFile, ...]:
 
 def check(
     pictures: Sequence[PictureFile],
-    reading: Reading,
+    reading: ReadOptions,
     on_checked: OnChecked | None = None,
     *,
     before: int = 0,
@@ -279,7 +279,7 @@ def check(
     ----------
     pictures : sequence of Path or Member
         The files.
-    reading : Reading
+    reading : ReadOptions
         Processes, memory and where progress goes.
     on_checked : callable, optional
         Called from time to time with what was found.
@@ -332,7 +332,7 @@ def _take(
             continue
         large = set(answer["large"])
         places = [n for place, n in enumerate(chunk) if place not in large]
-        results = checking.unpack(content, len(places))
+        results = picture_check.unpack(content, len(places))
         found.update(zip(places, results, strict=True))
         left += [chunk[place] for place in answer["large"]]
         if on_checked is not None:
@@ -345,7 +345,7 @@ def _check_here(
     pictures: Sequence[PictureFile], on_checked: OnChecked | None, countdown: Countdown | None
 ) -> list[CheckResult]:
     on_item = None if countdown is None else countdown.add_one
-    results = decode.map_in_threads(checking.check_one, pictures, on_item)
+    results = decode.map_in_threads(picture_check.check_one, pictures, on_item)
     if on_checked is not None:
         on_checked(range(len(pictures)), results)
     return results
@@ -391,10 +391,10 @@ def _answered(request: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
         large: list[int] = []
         for place, picture in enumerate(request["check"]):
             try:
-                results.append(checking.check_one(_unpacked(picture)))
+                results.append(picture_check.check_one(_unpacked(picture)))
             except picture_files.NeedsMemory:
                 large.append(place)
-        return {"large": large}, checking.pack(results)
+        return {"large": large}, picture_check.pack(results)
     how = Decoding.from_json(request["how"])
     pixels = np.empty((len(request["decode"]), *how.size, how.channels), np.uint8)
     try:

@@ -109,19 +109,21 @@ def _converted(read: RawSamples | Samples, scale: PixelScale) -> Samples:
     return dataclasses.replace(
         samples,
         pixel_scale=None if scale == EIGHT_BIT else scale,
-        deep=_deep_pixels(read.arrays, scale) if isinstance(samples.pictures, np.ndarray) else None,
+        uint16_pixels=_uint16_pixels(read.arrays, scale)
+        if isinstance(samples.pictures, np.ndarray)
+        else None,
     )
 
 
-def _deep_pixels(arrays: Sequence[RawArray], scale: PixelScale) -> NDArray[np.uint16] | None:
+def _uint16_pixels(arrays: Sequence[RawArray], scale: PixelScale) -> NDArray[np.uint16] | None:
     """The stored pixels of all parts, where they have more than 8 bits in uint16; else None."""
     values = [array.values for array in arrays]
-    if not scale.is_deep or any(each.dtype != np.uint16 for each in values):
+    if not scale.is_above_8_bits or any(each.dtype != np.uint16 for each in values):
         return None
-    return _joined_deep(values)
+    return _joined_uint16(values)
 
 
-def _joined_deep(values: Sequence[NDArray[np.uint16]]) -> NDArray[np.uint16] | None:
+def _joined_uint16(values: Sequence[NDArray[np.uint16]]) -> NDArray[np.uint16] | None:
     """Pixels of 16 bits one after the other; None where their shapes differ."""
     if len({each.shape[1:] for each in values}) > 1:
         return None
@@ -296,9 +298,9 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
         audio=samples.audio,
         unreadable=samples.unreadable + more.unreadable,
         value_type=samples.value_type if samples.value_type == more.value_type else "float32",
-        deep=None
-        if samples.deep is None or more.deep is None
-        else _joined_deep([samples.deep, more.deep]),
+        uint16_pixels=None
+        if samples.uint16_pixels is None or more.uint16_pixels is None
+        else _joined_uint16([samples.uint16_pixels, more.uint16_pixels]),
     )
 
 

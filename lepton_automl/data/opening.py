@@ -32,7 +32,7 @@ from lepton_automl.data.checked_samples import (
     with_channels,
 )
 from lepton_automl.data.dataset import PREPROCESSING_SAMPLES, Dataset, Part
-from lepton_automl.data.decode_pool import Reading, only_files
+from lepton_automl.data.decode_pool import ReadOptions, only_files
 from lepton_automl.data.pictures import decode
 from lepton_automl.data.pictures.picture_files import Pictures
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
@@ -118,7 +118,7 @@ def open_dataset(
     known_scale: PixelScale | None = None,
     input_type: InputType = "auto",
     data_object: object | None = None,
-    reading: Reading | None = None,
+    reading: ReadOptions | None = None,
     emit: Emit = silent,
 ) -> Dataset:
     """Read and check labelled pictures, and split them where the data give no split.
@@ -169,7 +169,7 @@ def open_dataset(
         Type of the values that a written file reads; `auto`: as they are stored, where it can.
     data_object : object, optional
         A data set object from Python, for which `data` stands (`sources.torch_dataset`).
-    reading : Reading, optional
+    reading : ReadOptions, optional
         How picture files are read; by default in one process a CPU core where they are many.
     emit : callable
         Receives progress, remarks of the source and the summary of the data.
@@ -201,7 +201,7 @@ def open_dataset(
     # Before every picture is read, which may take minutes.
     stated_groups(samples, group)
     stated_times(samples, time)
-    reading = Reading(emit=emit) if reading is None else reading
+    reading = ReadOptions(emit=emit) if reading is None else reading
     place = "\0".join(str(real_path(each)) for each in (data, test) if each is not None)
     checked = check_pictures(samples, skip_corrupt, quarantine, emit, reading, place)
     checked = choose_file_scale(checked, stated, known_scale)
@@ -295,10 +295,10 @@ def _pixel_type(checked: CheckedSamples, stated: InputType) -> tuple[str, Decisi
     ConfigError
         If the pictures cannot have the stated type.
     """
-    deep, formats, what = checked.samples.deep, checked.formats, ""
-    if deep is not None and deep.shape[3] == checked.channels:
+    stored, formats, what = checked.samples.uint16_pixels, checked.formats, ""
+    if stored is not None and stored.shape[3] == checked.channels:
         what = "the arrays are uint16"
-    elif formats is not None and deep is None and formats.are_deep(checked.channels):
+    elif formats is not None and stored is None and formats.are_16_bit(checked.channels):
         what = f"all pictures are files of 16 bits {'of grey' if checked.channels == 1 else 'RGB'}"
     if stated == "auto" and what:
         choice = "uint16 pixels, as they are stored"
@@ -324,11 +324,11 @@ def _value_counts(
         pixels: NDArray[Any]
         if kind == "uint8":
             pixels = decode.decode(samples.only_pictures[place], checked.channels)
-        elif samples.deep is not None:
-            pixels = samples.deep[place]
+        elif samples.uint16_pixels is not None:
+            pixels = samples.uint16_pixels[place]
         else:
             (file,) = only_files((samples.only_pictures[place],))
-            pixels = decode.decode_deep(file, checked.channels)
+            pixels = decode.decode_16_bit(file, checked.channels)
         for channel in range(checked.channels):
             counts[channel] += np.bincount(pixels[..., channel].reshape(-1), minlength=limit)
     return counts
@@ -391,7 +391,7 @@ def _part(
         signals = large_arrays.take(samples.signals, index)
         pictures = large_arrays.convert(signals, np.uint8, quantization.quantize)[:, None]
     # Nets see no levels of 16 bits.
-    is_deep = quantization is not None and quantization.dtype == "uint16"
+    is_16_bit = quantization is not None and quantization.dtype == "uint16"
     groups = None
     if samples.groups is not None:
         sizes = np.bincount(samples.groups)[samples.groups[index]]
@@ -406,10 +406,10 @@ def _part(
         pictures=pictures,
         digests=tuple(checked.digests[place] for place in index),
         levels=None
-        if checked.levels is None or is_deep
+        if checked.levels is None or is_16_bit
         else checked.levels.select(index).to_8_bit(scale),
         signals=signals,
-        deep=None if samples.deep is None else samples.deep[index],
+        uint16_pixels=None if samples.uint16_pixels is None else samples.uint16_pixels[index],
         near_duplicates=None if checked.near_duplicates is None else checked.near_duplicates[index],
         are_groups_found=checked.are_groups_found,
         name_groups=None if checked.name_groups is None else checked.name_groups[index],

@@ -30,7 +30,7 @@ from lepton_automl.core import files, held_folders, untrusted_files
 from lepton_automl.core.progress import Countdown
 from lepton_automl.core.untrusted_arrays import read_npy_header
 from lepton_automl.core.untrusted_files import ARRAYS
-from lepton_automl.data.decode_pool import DecodePool, Decoding, Reading
+from lepton_automl.data.decode_pool import DecodePool, Decoding, ReadOptions
 from lepton_automl.data.pictures import decode
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.data.pictures.picture_files import PictureFile, Pictures
@@ -99,7 +99,7 @@ def _decoded(
     return pixels
 
 
-def decode_deep_blocks(
+def decode_16_bit_blocks(
     pictures: NDArray[np.uint16] | Sequence[PictureFile], channels: int, size: tuple[int, int]
 ) -> Iterator[NDArray[np.uint16]]:
     """Decode pictures of 16 bits in blocks of uint16 (n, H, W, C), in order.
@@ -107,14 +107,14 @@ def decode_deep_blocks(
     Raises
     ------
     DataError
-        As `decode.decode_deep`.
+        As `decode.decode_16_bit`.
     """
     count = max(1, _BLOCK_BYTES // (2 * size[0] * size[1] * channels))
     for start in range(0, len(pictures), count):
         places = range(start, min(start + count, len(pictures)))
         yield np.stack(
             decode.map_in_threads(
-                lambda place: decode.decode_deep(pictures[place], channels, size), places
+                lambda place: decode.decode_16_bit(pictures[place], channels, size), places
             )
         )
 
@@ -155,7 +155,7 @@ def cache_pictures(
     path: Path,
     pictures: Sequence[PictureFile],
     how: Decoding,
-    reading: Reading,
+    reading: ReadOptions,
     what: str = "pictures",
 ) -> str:
     """Decode many picture files to a .npy file, unless it is there and intact.
@@ -168,7 +168,7 @@ def cache_pictures(
         The picture files.
     how : Decoding
         How they are decoded.
-    reading : Reading
+    reading : ReadOptions
         Processes, memory and where progress goes.
     what : str
         What the pictures are, in progress.
@@ -217,7 +217,7 @@ class _Partial:
         self._done: dict[int, int] = {}
         self._hashed = 0
 
-    def fill(self, reading: Reading, what: str) -> str:
+    def fill(self, reading: ReadOptions, what: str) -> str:
         """Decode what is missing, move the file to its place, and return its SHA-256."""
         held_folders.check_write(self._path)
         with files.wrap_os_errors(self._path):
@@ -256,7 +256,7 @@ class _Partial:
             and zlib.crc32(self._read(handle, self._blocks[line[0]])) == line[1]
         )
 
-    def _decode(self, handle: int, done: BinaryIO, reading: Reading, what: str) -> None:
+    def _decode(self, handle: int, done: BinaryIO, reading: ReadOptions, what: str) -> None:
         missing = [n for n in range(len(self._blocks)) if n not in self._done]
         before = sum(len(self._blocks[n]) for n in self._done)
         height, width = self._how.size
@@ -271,7 +271,7 @@ class _Partial:
             countdown.add(len(self._blocks[n]))
 
     def _decoded(
-        self, missing: Sequence[int], handle: int, reading: Reading
+        self, missing: Sequence[int], handle: int, reading: ReadOptions
     ) -> Iterator[tuple[int, int]]:
         """Decode blocks to their places in the file: number and CRC-32 of each."""
         chunks, count = [self._blocks[n] for n in missing], reading.count_for(self._pictures)

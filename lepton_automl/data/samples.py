@@ -72,7 +72,7 @@ class Samples:
     of recordings."""
     value_type: str = "float32"
     """Type in which signals are stored, `int16` or `float32`."""
-    deep: NDArray[np.uint16] | None = None
+    uint16_pixels: NDArray[np.uint16] | None = None
     """(N, H, W, C): pixels as they are stored, where they have 16 bits and `pictures` is an array
     of them in 8 bits; else None."""
     notes: tuple[str, ...] = ()
@@ -247,7 +247,7 @@ def subset(samples: Samples, places: NDArray[np.int64]) -> Samples:
     return dataclasses.replace(
         samples,
         pictures=pictures,
-        deep=None if samples.deep is None else samples.deep[places],
+        uint16_pixels=None if samples.uint16_pixels is None else samples.uint16_pixels[places],
         labels=samples.labels[places],
         ids=tuple(samples.ids[place] for place in places),
         parts=None if samples.parts is None else samples.parts[places],

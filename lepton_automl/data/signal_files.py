@@ -23,7 +23,7 @@ __all__ = [
     "Recording",
     "Windows",
     "check_alike",
-    "cut",
+    "cut_windows",
     "read_recording",
     "read_windows",
     "to_int16",
@@ -122,7 +122,7 @@ def windows_in(values: NDArray[Any], length: int, channels: int, stride: int, wh
         whole = to_signals(what, many, "channels first" if is_turned else "channels last")[0]
         starts = window_starts(len(whole), length, stride or max(1, length // 2))
         if starts:
-            return cut(what, whole, starts, length)
+            return cut_windows(what, whole, starts, length)
     raise DataError(
         f"{what} holds values {values.shape}; the net reads windows of {length} values in "
         f"{channels} channels",
@@ -131,7 +131,7 @@ def windows_in(values: NDArray[Any], length: int, channels: int, stride: int, wh
     )
 
 
-def cut(what: str, whole: Signals, starts: Sequence[int], length: int) -> Windows:
+def cut_windows(what: str, whole: Signals, starts: Sequence[int], length: int) -> Windows:
     """Windows of `length` values at these places of a recording (values, channels).
 
     Raises

@@ -9,7 +9,7 @@ from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit
 from lepton_automl.data.audit import checks as audit
 from lepton_automl.data.dataset import Dataset
-from lepton_automl.data.decode_pool import Reading
+from lepton_automl.data.decode_pool import ReadOptions
 from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.pictures import picture_files
 
@@ -67,10 +67,10 @@ def open_unaudited(config: RunConfig, emit: Emit, *, quarantine: Path | None = N
     ).with_balance(config.balance)
 
 
-def reading(config: RunConfig, emit: Emit) -> Reading:
+def reading(config: RunConfig, emit: Emit) -> ReadOptions:
     """How a command reads picture files."""
     memory = max(_LEAST_DECODING, min(picture_files.MEMORY, config.memory - MAIN_PROCESS_BYTES))
-    return Reading(config.jobs or 0, memory, emit, is_forced=config.rehash)
+    return ReadOptions(config.jobs or 0, memory, emit, is_forced=config.rehash)
 
 
 def channels_decision(dataset: Dataset) -> Decision:

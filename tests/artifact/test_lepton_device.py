@@ -92,8 +92,8 @@ def test_pixels_of_picture_files_are_those_of_training(pictures, channels, scale
         assert np.array_equal(found, wanted), path.name
     if not scale:
         deep = next(path for path in pictures if path.name == "grey16.png")
-        wanted16 = decode.decode_deep(deep, 1, (8, 9))
-        assert np.array_equal(device.deep_pixels_of(deep, 8, 9, 1), wanted16)
+        wanted16 = decode.decode_16_bit(deep, 1, (8, 9))
+        assert np.array_equal(device.pixels_16_bit_of(deep, 8, 9, 1), wanted16)
 
 
 @pytest.mark.parametrize("mode", ["stretch", "shortest", "longest"])
@@ -123,8 +123,8 @@ def test_pixels_of_arrays_are_those_of_training(tmp_path, channels):
         wanted = array_files.read_pixels(path, channels, (8, 9), known, None)
         assert np.array_equal(device.pixels_of(path, (8, 9, channels), scale), wanted)
     np.save(path, rng.integers(0, 65536, (20, 21, channels), np.uint16))
-    wanted16 = array_files.read_deep_pixels(path, channels, (8, 9))
-    assert np.array_equal(device.deep_pixels_of(path, 8, 9, channels), wanted16)
+    wanted16 = array_files.read_16_bit_pixels(path, channels, (8, 9))
+    assert np.array_equal(device.pixels_16_bit_of(path, 8, 9, channels), wanted16)
 
 
 @pytest.mark.parametrize("program", ["device", "example"])
@@ -175,7 +175,7 @@ def test_windows_of_sound_are_those_of_lepton(tmp_path, width, channels):
         file.setparams((channels, width, 8000, 0, "NONE", ""))
         file.writeframes(np.random.default_rng(0).bytes(width * channels * 1000))
     samples, rate = audio_files.read_audio(path)
-    wanted = audio_files.cut(samples, 300, 150)
+    wanted = audio_files.cut_windows(samples, 300, 150)
     sound = {"rate": rate, "window": 300, "stride": 150}
     assert np.array_equal(device.audio_windows(path, sound), wanted)
 

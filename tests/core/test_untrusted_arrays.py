@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from lepton_automl.core import untrusted_arrays as door
+from lepton_automl.core import untrusted_arrays as untrusted
 from lepton_automl.errors import DataError
 
 FIX = "write it again"
@@ -45,7 +45,7 @@ def packed(path, members, method=zipfile.ZIP_STORED):
 
 
 def read_all(path):
-    with door.open_npz(path, fix=FIX) as archive:
+    with untrusted.open_npz(path, fix=FIX) as archive:
         return {key: archive.read(key) for key in archive.files}
 
 
@@ -79,7 +79,7 @@ def test_what_numpy_writes_is_read_as_numpy_reads_it(tmp_path, array, is_fortran
     array = np.asfortranarray(array) if is_fortran else array
     (np.savez_compressed if is_packed else np.savez)(tmp_path / "a.npz", x=array, y=X)
     np.save(tmp_path / "a.npy", array)
-    found = [read_all(tmp_path / "a.npz")["x"], door.read_npy(tmp_path / "a.npy", fix=FIX)]
+    found = [read_all(tmp_path / "a.npz")["x"], untrusted.read_npy(tmp_path / "a.npy", fix=FIX)]
     wanted = np.load(tmp_path / "a.npy")
     for each in found:
         assert each.dtype == wanted.dtype
@@ -91,7 +91,10 @@ def test_an_array_that_is_read_in_many_pieces_is_the_one_that_was_written(tmp_pa
     array = np.random.default_rng(0).integers(0, 256, (3, 1_000_003), np.uint8)
     np.save(tmp_path / "a.npy", array)
     np.savez(tmp_path / "a.npz", x=array)
-    for found in (door.read_npy(tmp_path / "a.npy", fix=FIX), read_all(tmp_path / "a.npz")["x"]):
+    for found in (
+        untrusted.read_npy(tmp_path / "a.npy", fix=FIX),
+        read_all(tmp_path / "a.npz")["x"],
+    ):
         assert found.tobytes() == array.tobytes()
 
 
@@ -124,7 +127,7 @@ def test_a_header_that_claims_what_is_not_there_is_refused(tmp_path, said, conte
     refused(packed(tmp_path / "a.npz", [("x.npy", content)]), said)
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(DataError, match=r"not a readable \.npy file"):
-        door.read_npy(tmp_path / "a.npy", fix=FIX)
+        untrusted.read_npy(tmp_path / "a.npy", fix=FIX)
 
 
 def test_python_objects_are_never_unpickled(tmp_path):
@@ -138,7 +141,7 @@ def test_python_objects_are_never_unpickled(tmp_path):
         read_all(path)
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(DataError, match="Python objects"):
-        door.read_npy(tmp_path / "a.npy", fix=FIX)
+        untrusted.read_npy(tmp_path / "a.npy", fix=FIX)
     assert not (tmp_path / "made").exists()
 
 
@@ -186,7 +189,7 @@ def test_an_array_that_unpacks_to_far_more_is_refused(tmp_path):
 
 def test_a_list_of_very_many_arrays_is_refused(tmp_path):
     members = [(f"{'x' * 200}{number}.npy", b"") for number in range(5000)]
-    refused(packed(tmp_path / "a.npz", members), f"at most {door.MAX_DIRECTORY}")
+    refused(packed(tmp_path / "a.npz", members), f"at most {untrusted.MAX_DIRECTORY}")
 
 
 def test_a_changed_byte_of_the_data_is_found(tmp_path):
@@ -214,6 +217,6 @@ def test_any_changed_bytes_are_arrays_or_one_error(tmp_path, data):
 def test_any_bytes_are_an_array_or_one_error(tmp_path, content):
     (tmp_path / "a.npy").write_bytes(content)
     try:
-        door.read_npy(tmp_path / "a.npy", fix=FIX)
+        untrusted.read_npy(tmp_path / "a.npy", fix=FIX)
     except DataError as error:
         assert error.fix == FIX  # noqa: PT017

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_automl.core import untrusted_files as door
+from lepton_automl.core import untrusted_files as untrusted
 from lepton_automl.core.untrusted_files import JSON, MAX_DEPTH, TEXT, FileKind
 from lepton_automl.errors import DataError, SpaceError
 
@@ -56,20 +56,20 @@ def test_only_regular_files_are_opened(tmp_path, monkeypatch, kind):
     # What waits for a pipe waits for ever, until the suite's limit for a test.
     monkeypatch.chdir(tmp_path)  # The path of a socket has at most 107 characters.
     path = make(kind, Path("x"))
-    for read in (door.read_text, door.read_json, door.read_toml):
+    for read in (untrusted.read_text, untrusted.read_json, untrusted.read_toml):
         with pytest.raises(SpaceError, match=kind) as caught:
             read(path, fix=FIX, error=SpaceError)
         assert caught.value.fix == FIX
         assert str(path) in caught.value.what
     with pytest.raises(DataError, match=kind):
-        door.sha256(path, TEXT, fix=FIX)
+        untrusted.sha256(path, TEXT, fix=FIX)
 
 
 def test_a_link_to_a_regular_file_is_read(tmp_path):
     (tmp_path / "real").write_text("text")
     (tmp_path / "link").symlink_to("real")
-    assert door.read_text(tmp_path / "link", fix=FIX) == "text"
-    digest = door.sha256(tmp_path / "link", TEXT, fix=FIX)
+    assert untrusted.read_text(tmp_path / "link", fix=FIX) == "text"
+    digest = untrusted.sha256(tmp_path / "link", TEXT, fix=FIX)
     assert digest == hashlib.sha256(b"text").hexdigest()
 
 
@@ -79,13 +79,13 @@ def test_the_digest_is_that_of_all_bytes_of_a_large_file(tmp_path):
     for last in (b"a", b"b"):
         whole = content[:-1] + last
         (tmp_path / "large").write_bytes(whole)
-        digest = door.sha256(tmp_path / "large", kind, fix=FIX)
+        digest = untrusted.sha256(tmp_path / "large", kind, fix=FIX)
         assert digest == hashlib.sha256(whole).hexdigest()
 
 
 def test_a_name_with_nul_is_an_error_not_an_exception(tmp_path):
     with pytest.raises(DataError, match="null byte"):
-        door.read_text(tmp_path / "a\0b", fix=FIX)
+        untrusted.read_text(tmp_path / "a\0b", fix=FIX)
 
 
 def test_a_file_beyond_the_limit_is_not_read(tmp_path):
@@ -94,17 +94,17 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path):
         file.truncate(1 << 40)  # A sparse file: nothing is on the disk.
     tracemalloc.start()
     with pytest.raises(DataError, match=f"{1 << 40} bytes, JSON files of at most {JSON.max_bytes}"):
-        door.read_json(path, fix=FIX)
+        untrusted.read_json(path, fix=FIX)
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
     kind = FileKind("pictures", 4)
     for size, is_read in ((4, True), (5, False)):
         path.write_bytes(b"x" * size)
         if is_read:
-            assert door.read_bytes(path, kind, fix=FIX) == b"xxxx"
+            assert untrusted.read_bytes(path, kind, fix=FIX) == b"xxxx"
         else:
             with pytest.raises(DataError, match="5 bytes, pictures of at most 4 bytes"):
-                door.read_bytes(path, kind, fix=FIX)
+                untrusted.read_bytes(path, kind, fix=FIX)
 
 
 BAD_TEXTS = {
@@ -145,7 +145,7 @@ BAD_TOML = {
 def test_json_that_no_later_step_could_use_is_one_error(tmp_path, said, text):
     (tmp_path / "a.json").write_bytes(text)
     with pytest.raises(DataError, match=said) as caught:
-        door.read_json(tmp_path / "a.json", fix=FIX)
+        untrusted.read_json(tmp_path / "a.json", fix=FIX)
     assert "a.json" in caught.value.what
 
 
@@ -153,7 +153,7 @@ def test_json_that_no_later_step_could_use_is_one_error(tmp_path, said, text):
 def test_toml_that_no_later_step_could_use_is_one_error(tmp_path, said, text):
     (tmp_path / "a.toml").write_bytes(text)
     with pytest.raises(SpaceError, match=said) as caught:
-        door.read_toml(tmp_path / "a.toml", fix=FIX, error=SpaceError)
+        untrusted.read_toml(tmp_path / "a.toml", fix=FIX, error=SpaceError)
     assert "a.toml" in caught.value.what
 
 
@@ -170,25 +170,25 @@ def test_toml_that_no_later_step_could_use_is_one_error(tmp_path, said, text):
 )
 def test_a_value_of_another_type_at_the_top_is_refused(top, text, said):
     with pytest.raises(DataError, match=said):
-        door.parse_json(text, "it", fix=FIX, top=top)
+        untrusted.parse_json(text, "it", fix=FIX, top=top)
 
 
 def test_marks_limits_and_infinities_that_are_allowed_are_read():
-    assert door.parse_json(b'\xef\xbb\xbf{"a": 1}', "it", fix=FIX) == {"a": 1}
-    assert door.parse_toml("\ufeffa = 1".encode(), "it", fix=FIX) == {"a": 1}
+    assert untrusted.parse_json(b'\xef\xbb\xbf{"a": 1}', "it", fix=FIX) == {"a": 1}
+    assert untrusted.parse_toml("\ufeffa = 1".encode(), "it", fix=FIX) == {"a": 1}
     deep = "[" * MAX_DEPTH + "]" * MAX_DEPTH
-    assert door.parse_json(deep, "it", fix=FIX) == json.loads(deep)
-    assert door.parse_json("[18446744073709551615, -9223372036854775808]", "it", fix=FIX)
-    assert math.isnan(door.parse_json("NaN", "it", fix=FIX, finite=False))
+    assert untrusted.parse_json(deep, "it", fix=FIX) == json.loads(deep)
+    assert untrusted.parse_json("[18446744073709551615, -9223372036854775808]", "it", fix=FIX)
+    assert math.isnan(untrusted.parse_json("NaN", "it", fix=FIX, finite=False))
     long = "labels = " + json.dumps("a.b\n" * 2000)
-    assert door.parse_toml(long, "it", fix=FIX) == {"labels": "a.b\n" * 2000}
+    assert untrusted.parse_toml(long, "it", fix=FIX) == {"labels": "a.b\n" * 2000}
 
 
 def test_a_key_of_many_parts_takes_no_time():
     lines = b"\n".join(b"k%d." % n + b".".join([b"a"] * 990) + b" = 1" for n in range(40))
     begun = time.process_time()
     with pytest.raises(DataError, match="nested deeper"):
-        door.parse_toml(lines, "it", fix=FIX)
+        untrusted.parse_toml(lines, "it", fix=FIX)
     assert time.process_time() - begun < 30
 
 
@@ -209,7 +209,7 @@ VALUES = st.recursive(
 @given(VALUES, st.booleans())
 def test_what_is_written_as_json_is_read_again(value, is_ascii):
     text = json.dumps(value, ensure_ascii=is_ascii).encode()
-    assert door.parse_json(text, "it", fix=FIX) == value
+    assert untrusted.parse_json(text, "it", fix=FIX) == value
 
 
 PIECES = st.lists(
@@ -221,7 +221,7 @@ PIECES = st.lists(
 
 @given(st.binary(max_size=200) | PIECES.map(str.encode))
 def test_any_bytes_are_a_value_or_the_error_asked_for(content):
-    for parse, loads in ((door.parse_json, json.loads), (door.parse_toml, tomllib.loads)):
+    for parse, loads in ((untrusted.parse_json, json.loads), (untrusted.parse_toml, tomllib.loads)):
         try:
             value = parse(content, "it", fix=FIX, error=SpaceError)
         except SpaceError as error:
@@ -231,7 +231,9 @@ def test_any_bytes_are_a_value_or_the_error_asked_for(content):
             assert value == loads(content.decode("utf-8-sig"))
 
 
-@pytest.mark.parametrize("read", [door.read_bytes, functools.partial(door.open_or_read, most=99)])
+@pytest.mark.parametrize(
+    "read", [untrusted.read_bytes, functools.partial(untrusted.open_or_read, most=99)]
+)
 def test_a_file_that_is_read_in_pieces_is_read_whole(tmp_path, monkeypatch, read):
     """As some network file systems answer."""
     path, real = tmp_path / "x", os.read
@@ -253,13 +255,13 @@ def test_a_file_whose_size_changes_while_it_is_read_is_refused(tmp_path, monkeyp
 
     monkeypatch.setattr(os, "read", read)
     with pytest.raises(DataError, match="its size changed from 4 bytes"):
-        door.read_bytes(path, TEXT, fix=FIX)
+        untrusted.read_bytes(path, TEXT, fix=FIX)
 
 
 def test_a_large_file_is_opened_only(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"12345")
-    with door.open_or_read(path, TEXT, most=4, fix=FIX) as file:
+    with untrusted.open_or_read(path, TEXT, most=4, fix=FIX) as file:
         assert file.fileno() > 2
         assert file.read() == b"12345"
 
@@ -279,4 +281,4 @@ def test_a_large_file_is_opened_only(tmp_path):
     ],
 )
 def test_a_text_is_a_whole_number_or_none(text, wanted):
-    assert door.whole_number(text) == wanted
+    assert untrusted.whole_number(text) == wanted

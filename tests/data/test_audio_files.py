@@ -162,13 +162,14 @@ def test_a_tone_keeps_its_frequency_when_it_is_resampled():
 
 def test_windows_cover_every_sample_and_end_with_zeros():
     samples = np.arange(1, 11, dtype=np.int16)
-    np.testing.assert_array_equal(audio_files.cut(samples, 12, 5), [[*range(1, 11), 0, 0]])
-    np.testing.assert_array_equal(audio_files.cut(samples, 10, 5), [range(1, 11)])
+    np.testing.assert_array_equal(audio_files.cut_windows(samples, 12, 5), [[*range(1, 11), 0, 0]])
+    np.testing.assert_array_equal(audio_files.cut_windows(samples, 10, 5), [range(1, 11)])
     np.testing.assert_array_equal(
-        audio_files.cut(samples, 4, 3), [[1, 2, 3, 4], [4, 5, 6, 7], [7, 8, 9, 10]]
+        audio_files.cut_windows(samples, 4, 3), [[1, 2, 3, 4], [4, 5, 6, 7], [7, 8, 9, 10]]
     )
     np.testing.assert_array_equal(
-        audio_files.cut(samples, 6, 3), [[*range(1, 7)], [*range(4, 10)], [7, 8, 9, 10, 0, 0]]
+        audio_files.cut_windows(samples, 6, 3),
+        [[*range(1, 7)], [*range(4, 10)], [7, 8, 9, 10, 0, 0]],
     )
 
 

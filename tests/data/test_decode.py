@@ -131,7 +131,7 @@ def test_16_bit_colour_keeps_all_bits_under_a_scale(tmp_path, path):
     np.testing.assert_array_equal(decode(file, 3, scale=NAMED["12bit"]), np.rint(WIDE / 4095 * 255))
     np.testing.assert_array_equal(decode(file, 3), WIDE // 256)  # As Pillow reads it.
     info = check_picture(file)
-    assert info.levels.is_deep
+    assert info.levels.is_above_8_bits
     assert WIDE.max() <= info.levels.high <= 4095
     assert info.size == (9, 7)
 
@@ -230,7 +230,7 @@ def test_floating_point_pictures_are_converted_by_the_scale(tmp_path):
     expected = np.clip(np.rint(values * np.float32(255)), 0, 255)
     np.testing.assert_array_equal(decode(path, 1, scale=PixelScale(0, 1))[..., 0], expected)
     levels = check_picture(path).levels
-    assert (levels.is_deep, levels.is_float) == (True, True)
+    assert (levels.is_above_8_bits, levels.is_float) == (True, True)
     assert (levels.low, levels.high) == (values.min(), values.max())
     for bad in (np.nan, np.inf):
         values[2, 2] = bad

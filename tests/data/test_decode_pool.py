@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data import checking, decode_pool
-from lepton_automl.data.checking import CheckedPicture
-from lepton_automl.data.decode_pool import Reading
+from lepton_automl.data import decode_pool, picture_check
+from lepton_automl.data.decode_pool import ReadOptions
+from lepton_automl.data.picture_check import CheckedPicture
 from lepton_automl.errors import DataError
 from tests.helpers.pictures import random_pictures
 
@@ -41,8 +41,8 @@ def plain(result):
 
 def test_processes_find_what_this_one_finds_and_count_what_is_done(files):
     told, seen = [], []
-    alone = [plain(checking.check_one(path)) for path in files]
-    made = decode_pool.check(files, Reading(2, emit=told.append), lambda n, r: seen.extend(n))
+    alone = [plain(picture_check.check_one(path)) for path in files]
+    made = decode_pool.check(files, ReadOptions(2, emit=told.append), lambda n, r: seen.extend(n))
     assert [plain(result) for result in made] == alone
     assert sorted(seen) == list(range(len(files)))
     assert any("cannot be read" in what for what in alone if isinstance(what, str))
@@ -51,9 +51,11 @@ def test_processes_find_what_this_one_finds_and_count_what_is_done(files):
 def test_a_picture_beyond_the_share_of_a_process_is_read_by_this_one(files, monkeypatch):
     large = files[0].with_name("large.png")
     Image.new("RGB", (1000, 1000), (9, 8, 7)).save(large)  # 12 bytes a pixel, above 4 MiB
-    here, check_one = [], checking.check_one
-    monkeypatch.setattr(checking, "check_one", lambda path: (here.append(path), check_one(path))[1])
-    made = decode_pool.check([*files, large], Reading(2, 10 << 20), lambda n, r: None)
+    here, check_one = [], picture_check.check_one
+    monkeypatch.setattr(
+        picture_check, "check_one", lambda path: (here.append(path), check_one(path))[1]
+    )
+    made = decode_pool.check([*files, large], ReadOptions(2, 10 << 20), lambda n, r: None)
     assert here == [large]
     assert made[-1].info.size == (1000, 1000)
 
@@ -61,11 +63,11 @@ def test_a_picture_beyond_the_share_of_a_process_is_read_by_this_one(files, monk
 def test_a_picture_that_ends_the_process_is_told_and_the_others_are_read(files, monkeypatch):
     program = decode_pool._PROGRAM.replace(
         "; main()",
-        "; import os; from lepton_automl.data import checking; one = checking.check_one; "
-        "checking.check_one = lambda p: os._exit(9) if p.name == '4.png' else one(p); main()",
+        "; import os; from lepton_automl.data import picture_check; one = picture_check.check_one; "
+        "picture_check.check_one = lambda p: os._exit(9) if p.name == '4.png' else one(p); main()",
     )
     monkeypatch.setattr(decode_pool, "_PROGRAM", program)
-    made = decode_pool.check(files, Reading(2), lambda n, r: None)
+    made = decode_pool.check(files, ReadOptions(2), lambda n, r: None)
     told = [result.what for result in made[:-1] if isinstance(result, DataError)]
     assert told == [f"{files[4]} cannot be read: the process that reads it ends"]
     assert sum(isinstance(result, CheckedPicture) for result in made) == len(files) - 2
@@ -82,8 +84,10 @@ def test_a_picture_that_ends_the_process_is_told_and_the_others_are_read(files, 
     ],
 )
 def test_packed_results_that_are_damaged_are_refused(files, change):
-    results = [checking.check_one(path) for path in files]
-    whole = checking.pack(results)
-    assert [plain(each) for each in checking.unpack(whole, len(files))] == list(map(plain, results))
+    results = [picture_check.check_one(path) for path in files]
+    whole = picture_check.pack(results)
+    assert [plain(each) for each in picture_check.unpack(whole, len(files))] == list(
+        map(plain, results)
+    )
     with pytest.raises((ValueError, TypeError, KeyError)):
-        checking.unpack(change(whole), len(files))
+        picture_check.unpack(change(whole), len(files))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lepton_automl.data import decode_pool, pixel_cache
-from lepton_automl.data.decode_pool import Decoding, Reading
+from lepton_automl.data.decode_pool import Decoding, ReadOptions
 from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.pictures import decode
 from lepton_automl.data.pictures.framing import Framing
@@ -19,7 +19,7 @@ from lepton_automl.errors import DataError, MachineError
 from tests.helpers.pictures import random_pictures, write_folder
 
 COUNT, HOW = 20, Decoding(3, (6, 5))
-ALONE = Reading(1)
+ALONE = ReadOptions(1)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_processes_write_what_this_one_decodes(files, tmp_path, framing):
     Image.new("RGB", (1000, 1000), (9, 8, 7)).save(large)  # above the share of a process
     told, how = [], Decoding(3, (6, 5), framing=framing)
     path, given = tmp_path / "cache" / "a.npy", [*files, large]
-    cache_pictures(path, given, how, Reading(2, 10 << 20, told.append))
+    cache_pictures(path, given, how, ReadOptions(2, 10 << 20, told.append))
     check_written(path, alone(given, how))
 
 
@@ -129,7 +129,7 @@ def test_blocks_that_are_not_what_was_written_are_decoded_again(
 
 def test_a_file_that_is_missing_by_now_is_named(files, tmp_path):
     files[4].unlink()
-    for reading in (ALONE, Reading(2)):
+    for reading in (ALONE, ReadOptions(2)):
         with pytest.raises(DataError, match=r"/4\.png"):
             cache_pictures(tmp_path / "cache" / "a.npy", files, HOW, reading)
 
@@ -161,7 +161,7 @@ def test_the_state_of_a_large_file_spares_its_digest_until_it_changes(files, tmp
 
     cache_pictures(path, files, HOW, ALONE)
     assert again() == 0
-    assert again(Reading(1, is_forced=True)) == 1
+    assert again(ReadOptions(1, is_forced=True)) == 1
     whole = bytearray(path.read_bytes())
     whole[-1] ^= 1
     path.write_bytes(whole)

@@ -9,7 +9,7 @@ import pytest
 
 from lepton_automl.data.dataset import Dataset
 from lepton_automl.data.opening import open_dataset
-from lepton_automl.data.pictures.decode import check_picture, decode, decode_deep
+from lepton_automl.data.pictures.decode import check_picture, decode, decode_16_bit
 from lepton_automl.data.pictures.pixel_scale import PixelScale
 from lepton_automl.errors import DataError
 from tests.helpers.pictures import tiff, write_npz
@@ -152,7 +152,7 @@ def test_numbers_without_a_place_on_a_scale_are_refused(tmp_path):
     with pytest.raises(DataError, match="infinite"):  # As the float32 that it is read as.
         check_picture(saved(tmp_path / "a.tif", np.full((6, 5, 3), 1e300)))
     with pytest.raises(DataError, match="no 16 bits"):
-        decode_deep(saved(tmp_path / "a.tif", np.ones((6, 5, 3), np.float32)), 3)
+        decode_16_bit(saved(tmp_path / "a.tif", np.ones((6, 5, 3), np.float32)), 3)
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, as `picture_files.prepare` and threads do.

@@ -7,10 +7,10 @@ import pytest
 
 from lepton_automl.data.audit.full_audit import make_thumbnails
 from lepton_automl.data.audit.label_suspects import (
-    assign_folds,
     find_label_suspects,
     out_of_fold,
     rank,
+    stratified_folds,
 )
 from lepton_automl.data.opening import open_dataset
 from tests.helpers.pictures import random_pictures, write_npz
@@ -49,7 +49,7 @@ def test_of_a_classifier_that_is_nearly_sure_another_class_at_0_9_counts():
 def test_folds_keep_groups_whole_and_spread_each_class():
     groups = np.arange(200) // 4
     labels = groups % 5
-    folds = assign_folds(labels, groups, 0)
+    folds = stratified_folds(labels, groups, 0)
     for group in range(50):
         assert len(set(folds[groups == group])) == 1
     assert np.bincount(labels * 5 + folds).tolist() == [8] * 25

@@ -141,7 +141,7 @@ def test_overshoot_of_resized_pictures_is_clipped(tmp_path, resample, black, whi
     ],
 )
 def test_the_training_values_show_the_scale(tmp_path, x, black, white):
-    # Pixels of 16 bits are quantized by the file, in steps of its own (test_deep_pixels).
+    # Pixels of 16 bits are quantized by the file, in steps of its own (test_16_bit_pixels).
     apart = int(x.dtype == np.uint16)
     wanted = nearest(x.astype(np.float32), black, white)
     np.testing.assert_allclose(stored(tmp_path, x).astype(int), wanted, rtol=0, atol=apart)

@@ -118,7 +118,7 @@ def find_label_suspects(dataset: Dataset, thumbs: Thumbnails, seed: int = 0) -> 
     classes, labels = np.unique(thumbs.labels[judged], return_inverse=True)
     if len(classes) < 2:
         return LabelSuspects((), 0, 0, 0.0)
-    folds = assign_folds(labels, groups[judged], seed)
+    folds = stratified_folds(labels, groups[judged], seed)
     features = _features(dataset, thumbs, judged, seed)
     are_patches = features.dtype == np.float16  # Those of signals and tiny pictures are not.
     damping = _DAMPING if are_patches else _RIDGE * len(features)
@@ -180,7 +180,7 @@ def rank(
     return np.argsort(doubt, kind="stable"), margins, count
 
 
-def assign_folds(
+def stratified_folds(
     labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int
 ) -> NDArray[np.int64]:
     """Fold (N,) of each sample: groups whole, those of a class spread over all folds."""

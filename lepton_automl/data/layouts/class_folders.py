@@ -147,8 +147,8 @@ def _layout(
     part_of = _parts_by_name(root.filled)
     named = set(part_of.values())
     odd = [folder for folder in root.filled if folder.name not in part_of]
-    is_deep = any(_only_container(folder).filled for folder in root.filled)
-    if "train" in named and not odd and len(root.filled) > 1 and not is_deep:
+    is_nested = any(_only_container(folder).filled for folder in root.filled)
+    if "train" in named and not odd and len(root.filled) > 1 and not is_nested:
         raise _no_class_folders(root)
     parts = [(part_of[f.name], _only_container(f)) for f in root.filled if f.name in part_of]
     if "train" not in named or not any(folder.filled for _, folder in parts):
@@ -250,20 +250,21 @@ def _check_classes(root: Folder) -> None:
         If two folders or more, at least half of all, hold the same sub-folders and no pictures of
         their own.
     """
-    deep = [folder for folder in root.filled if folder.filled and not folder.pictures]
-    if len(deep) < 2 or 2 * len(deep) < len(root.filled):
+    nested = [folder for folder in root.filled if folder.filled and not folder.pictures]
+    if len(nested) < 2 or 2 * len(nested) < len(root.filled):
         return
-    common = set.intersection(*({inner.name for inner in folder.filled} for folder in deep))
+    common = set.intersection(*({inner.name for inner in folder.filled} for folder in nested))
     if len(common) < 2:
         return
     tops, inner = ([f"{name}/" for name in names] for names in (
-        [folder.name for folder in deep], sorted(common)
+        [folder.name for folder in nested], sorted(common)
     ))  # fmt: skip
     raise DataError(
         f"{root.path}: {first_few(tops, 4)} all hold the same sub-folders ({first_few(inner, 4)}), "
         "so it is not clear which of the two levels are the classes",
         fix=f"{_PART_LAYOUT}; where {first_few(tops, 2)} are parts, name them: "
-        f"--parts train={deep[0].name},test={deep[1].name}; where they are classes: --parts none",
+        f"--parts train={nested[0].name},test={nested[1].name}; where they are classes: "
+        "--parts none",
     )
 
 

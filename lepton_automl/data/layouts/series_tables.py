@@ -29,7 +29,7 @@ from lepton_automl.data.layouts.tables import (
     row_parts,
 )
 from lepton_automl.data.layouts.windows import LabelledRecording
-from lepton_automl.data.signal_files import Windows, cut, is_time_name, window_starts
+from lepton_automl.data.signal_files import Windows, cut_windows, is_time_name, window_starts
 from lepton_automl.data.signals import MAX_CHANNELS, to_signals
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.text import printable
@@ -423,7 +423,7 @@ def read_several(
         if starts:
             what = f"{path}: {each.name}"
             whole = to_signals(what, each.values[None], "channels last")[0]
-            found.append((each.name, cut(what, whole, starts, length)))
+            found.append((each.name, cut_windows(what, whole, starts, length)))
     if not found:
         raise DataError(
             f"{path}: no recording has {length} rows, a window of the net",

@@ -16,7 +16,7 @@ from lepton_automl.core.untrusted_files import FileKind, whole_number
 from lepton_automl.data.layouts.folder_kinds import begins_with_values
 from lepton_automl.data.layouts.tables import class_texts
 from lepton_automl.data.layouts.windows import LabelledRecording
-from lepton_automl.data.signal_files import Windows, cut, window_starts
+from lepton_automl.data.signal_files import Windows, cut_windows, window_starts
 from lepton_automl.data.signals import to_signals
 from lepton_automl.errors import DataError
 
@@ -86,7 +86,7 @@ def read_series(
         elif values.shape[1] == length:
             found.append((name, Windows(values)))
         else:
-            found.append((name, cut(what, values[0], starts, length)))
+            found.append((name, cut_windows(what, values[0], starts, length)))
     if short or not found:
         why = f"{short[0]}; the net reads windows of {length}" if short else f"{path} has no series"
         more = f" ({len(short)} of {len(short) + len(found)} are shorter)" if found else ""

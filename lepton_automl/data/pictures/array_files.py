@@ -66,7 +66,7 @@ def picture_in(values: NDArray[Any], channels: int, what: str) -> NDArray[Any]:
     return found if is_last else np.moveaxis(found, 0, 2)
 
 
-def read_deep_pixels(path: Path, channels: int, size: tuple[int, int]) -> NDArray[np.uint16]:
+def read_16_bit_pixels(path: Path, channels: int, size: tuple[int, int]) -> NDArray[np.uint16]:
     """The stored values (H, W, `channels`) of a picture of 16 bits, in the size of a net.
 
     Parameters
@@ -82,14 +82,14 @@ def read_deep_pixels(path: Path, channels: int, size: tuple[int, int]) -> NDArra
         As `read_picture`, or if the picture has 8 bits.
     """
     if path.suffix.lower() != SUFFIX:
-        return decode.decode_deep(path, channels, size)
-    return deep_pixels_in(read_picture(path, channels), channels, size, str(path))
+        return decode.decode_16_bit(path, channels, size)
+    return pixels_16_bit_in(read_picture(path, channels), channels, size, str(path))
 
 
-def deep_pixels_in(
+def pixels_16_bit_in(
     picture: NDArray[Any], channels: int, size: tuple[int, int], what: str
 ) -> NDArray[np.uint16]:
-    """The values of a picture (H, W, `channels`) in memory, as `read_deep_pixels` reads them.
+    """The values of a picture (H, W, `channels`) in memory, as `read_16_bit_pixels` reads them.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def deep_pixels_in(
             f"{what} has values {picture.min()} to {picture.max()}, 0 to 65535 are read",
             fix="give the values as the camera gives them",
         )
-    return decode.decode_deep(np.ascontiguousarray(picture, np.uint16), channels, size)
+    return decode.decode_16_bit(np.ascontiguousarray(picture, np.uint16), channels, size)
 
 
 def read_pixels(

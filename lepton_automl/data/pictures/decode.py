@@ -158,7 +158,7 @@ def _each_channel(
     return np.concatenate(planes, axis=2)
 
 
-def decode_deep(
+def decode_16_bit(
     picture: PictureFile | NDArray[np.uint16], channels: int, size: tuple[int, int] | None = None
 ) -> NDArray[np.uint16]:
     """Decode one picture of 16 bits a channel to its stored values (H, W, `channels`).
@@ -185,15 +185,15 @@ def decode_deep(
             return picture
     else:
         with opened(picture) as image:
-            stored = modes.deep_values(image, picture, channels)
+            stored = modes.values_16_bit(image, picture, channels)
             turn = modes.TRANSPOSITIONS.get(modes.orientation(image))
             planes = [Image.fromarray(stored[..., n].astype(np.float32)) for n in range(channels)]
             planes = [plane if turn is None else plane.transpose(turn) for plane in planes]
     if size is not None:
         planes = [each.resize((size[1], size[0]), Image.Resampling.BILINEAR) for each in planes]
     values = np.stack([np.asarray(each) for each in planes], axis=2)
-    deep: NDArray[np.uint16] = np.clip(np.rint(values), 0, 65535).astype(np.uint16)
-    return deep
+    uint16_pixels: NDArray[np.uint16] = np.clip(np.rint(values), 0, 65535).astype(np.uint16)
+    return uint16_pixels
 
 
 def _framed(
@@ -280,11 +280,14 @@ def check_with_thumbnail(
         is_wide, is_animated = is_16_bit_colour(image), modes.is_animated(image)
         image.load()
         if image.mode.startswith("I"):
-            plain, levels = None, Levels.of(modes.integers(image, SIXTEEN_BIT), is_deep=True)
+            plain, levels = (
+                None,
+                Levels.of(modes.integers(image, SIXTEEN_BIT), is_above_8_bits=True),
+            )
         elif modes.are_floats(image):
             colours = modes.fractions(image)
             colours = colours if colours.ndim == 2 else colours[..., :3]
-            plain, levels = None, Levels.of(colours, is_deep=True)
+            plain, levels = None, Levels.of(colours, is_above_8_bits=True)
         else:
             plain = modes.to_grey_or_rgb(image, SIXTEEN_BIT)
             levels = modes.levels_of(plain, is_wide=is_wide)

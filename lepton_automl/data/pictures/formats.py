@@ -23,7 +23,7 @@ class FormatTable:
     """EXIF orientation, 1 to 8; 1 where a file states none."""
     is_grey: NDArray[np.bool_]
     has_alpha: NDArray[np.bool_]
-    is_deep: NDArray[np.bool_]
+    is_above_8_bits: NDArray[np.bool_]
     """Whether values have more than 8 bits."""
     is_float: NDArray[np.bool_]
     """Whether they are floating-point numbers."""
@@ -42,7 +42,7 @@ class FormatTable:
             np.array([info.orientation for info in infos], np.uint8),
             np.array([info.is_grey for info in infos], np.bool_),
             np.array([info.has_transparency for info in infos], np.bool_),
-            np.array([info.levels.is_deep for info in infos], np.bool_),
+            np.array([info.levels.is_above_8_bits for info in infos], np.bool_),
             np.array([info.levels.is_float for info in infos], np.bool_),
             np.array([info.is_animated for info in infos], np.bool_),
         )
@@ -71,15 +71,15 @@ class FormatTable:
             self.orientation[places],
             self.is_grey[places],
             self.has_alpha[places],
-            self.is_deep[places],
+            self.is_above_8_bits[places],
             self.is_float[places],
             self.has_frames[places],
         )
 
-    def are_deep(self, channels: int) -> bool:
+    def are_16_bit(self, channels: int) -> bool:
         """Whether all have 16 bits a channel: grey for 1 channel, RGB without opacity for 3."""
         is_right = self.is_grey if channels == 1 else ~self.is_grey & ~self.has_alpha
-        return channels in (1, 3) and bool((self.is_deep & ~self.is_float & is_right).all())
+        return channels in (1, 3) and bool((self.is_above_8_bits & ~self.is_float & is_right).all())
 
     @property
     def shapes(self) -> NDArray[np.str_]:
@@ -96,7 +96,7 @@ class FormatTable:
         kinds = np.where(self.is_grey, "grey", "colour").astype("<U40")
         for has, word in (
             (self.has_alpha, "alpha"),
-            (self.is_deep & ~self.is_float, "16 bit"),
+            (self.is_above_8_bits & ~self.is_float, "16 bit"),
             (self.is_float, "float"),
             (self.has_frames, "several frames"),
         ):

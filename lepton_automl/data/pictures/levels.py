@@ -38,19 +38,19 @@ class Levels:
     high: float
     extreme_share: float
     """Share of the values that are one of these two, 0 to 1."""
-    is_deep: bool = False
+    is_above_8_bits: bool = False
     """Whether the values have more than 8 bits, so that they need a pixel scale."""
     is_float: bool = False
-    """Whether they are floating-point numbers; they are deep then."""
+    """Whether they are floating-point numbers; `is_above_8_bits` is true then."""
 
     @classmethod
     def of(
-        cls, values: NDArray[np.integer] | NDArray[np.floating], *, is_deep: bool = False
+        cls, values: NDArray[np.integer] | NDArray[np.floating], *, is_above_8_bits: bool = False
     ) -> Levels:
         """The levels of an array of values."""
         low, high = float(values.min()), float(values.max())
         share = float(((values == low) | (values == high)).mean())
-        return cls(low, high, share, is_deep, values.dtype.kind == "f")
+        return cls(low, high, share, is_above_8_bits, values.dtype.kind == "f")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class LevelTable:
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     extreme_share: NDArray[np.float64]
-    is_deep: NDArray[np.bool_]
+    is_above_8_bits: NDArray[np.bool_]
     is_float: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -73,7 +73,7 @@ class LevelTable:
             np.array([row.low for row in rows], np.float64),
             np.array([row.high for row in rows], np.float64),
             np.array([row.extreme_share for row in rows], np.float64),
-            np.array([row.is_deep for row in rows], np.bool_),
+            np.array([row.is_above_8_bits for row in rows], np.bool_),
             np.array([row.is_float for row in rows], np.bool_),
         )
 
@@ -96,7 +96,7 @@ class LevelTable:
             self.low[places],
             self.high[places],
             self.extreme_share[places],
-            self.is_deep[places],
+            self.is_above_8_bits[places],
             self.is_float[places],
         )
 
@@ -106,7 +106,7 @@ class LevelTable:
             np.where(
                 self.is_float,
                 scale.to_uint8(column),
-                np.where(self.is_deep, scale.of_files.to_uint8(column), column),
+                np.where(self.is_above_8_bits, scale.of_files.to_uint8(column), column),
             ).astype(np.float64)
             for column in (self.low, self.high)
         )
@@ -195,7 +195,7 @@ def _chosen(
     parts: Mapping[str, LevelTable], known: PixelScale | None, *, are_floats: bool
 ) -> PixelScale:
     """The scale of the data that a net was trained on, where files may have it; else their own."""
-    if known is not None and (are_floats or known.is_deep or known not in NAMED.values()):
+    if known is not None and (are_floats or known.is_above_8_bits or known not in NAMED.values()):
         return known
     training = parts.get("train")
     if are_floats:

@@ -31,7 +31,7 @@ TRANSPOSITIONS = {
 # EXIF orientation (CIPA DC-008, tag 0x0112) -> transposition that sets the picture upright.
 
 
-def deep_values(image: Image.Image, path: PictureFile, channels: int) -> NDArray[np.integer]:
+def values_16_bit(image: Image.Image, path: PictureFile, channels: int) -> NDArray[np.integer]:
     """Stored values (H, W, `channels`) of an open picture file of 16 bits a channel."""
     is_colour = is_16_bit_colour(image)
     image.load()  # Turns a TIFF, which states no orientation afterwards.
@@ -89,12 +89,14 @@ def levels_of(plain: Image.Image, *, is_wide: bool) -> Levels:
     """Levels of grey or RGB pixels; of 16-bit colour those that its upper bytes allow."""
     if is_wide:
         found = Levels.of(np.asarray(plain))
-        return Levels(found.low * 256, found.high * 256 + 255, found.extreme_share, is_deep=True)
+        return Levels(
+            found.low * 256, found.high * 256 + 255, found.extreme_share, is_above_8_bits=True
+        )
     counts = np.add.reduce(np.reshape(plain.histogram(), (-1, 256)))
     used = np.flatnonzero(counts)
     low, high = int(used[0]), int(used[-1])
     extreme = counts[low] + (counts[high] if high > low else 0)
-    return Levels(float(low), float(high), float(extreme / counts.sum()), is_deep=False)
+    return Levels(float(low), float(high), float(extreme / counts.sum()), is_above_8_bits=False)
 
 
 def is_lossless(image: Image.Image) -> bool:

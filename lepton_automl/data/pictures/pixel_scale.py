@@ -70,7 +70,7 @@ class PixelScale:
         return named.get(self, f"{self.black:.9g}:{self.white:.9g}")
 
     @property
-    def is_deep(self) -> bool:
+    def is_above_8_bits(self) -> bool:
         """Whether it is for integers of more than 8 bits."""
         return self.white > 255 and self.black >= 0
 
@@ -304,7 +304,7 @@ def _shared(known: PixelScale | None, found: _Range) -> PixelScale | None:
     if known is None or found.is_uint8 or (found.high <= 1 and found.low >= -1):
         return None
     is_stated = known not in NAMED.values()
-    return known if is_stated or (known.is_deep and found.is_whole) else None
+    return known if is_stated or (known.is_above_8_bits and found.is_whole) else None
 
 
 def _recognised(data: str, found: _Range, arrays: Sequence[RawArray]) -> PixelScale:

@@ -107,9 +107,9 @@ def _thumbnails(
     if checked.thumbs is None or checked.levels is None:
         return near_duplicates.thumbnails(select(pictures, places), scale)
     thumbs = large_arrays.take(checked.thumbs, places)
-    deep = np.flatnonzero(checked.levels.is_deep[places])
-    if scale != SIXTEEN_BIT and len(deep):
-        thumbs[deep] = near_duplicates.thumbnails(select(pictures, places[deep]), scale)
+    high = np.flatnonzero(checked.levels.is_above_8_bits[places])
+    if scale != SIXTEEN_BIT and len(high):
+        thumbs[high] = near_duplicates.thumbnails(select(pictures, places[high]), scale)
     return thumbs
 
 

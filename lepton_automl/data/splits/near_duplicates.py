@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.data.checking import THUMBNAIL
+from lepton_automl.data.picture_check import THUMBNAIL
 from lepton_automl.data.pictures import decode
 from lepton_automl.data.pictures.picture_files import Pictures
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale

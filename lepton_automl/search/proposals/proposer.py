@@ -492,8 +492,8 @@ def input_bytes(dataset: Dataset) -> int:
 
     Of other inputs the files with random weights have it too.
     """
-    is_deep = dataset.input_type == "uint16" and dataset.channels in (1, 3)
-    return (210 if dataset.channels == 1 else 430) if is_deep else 0
+    is_16_bit = dataset.input_type == "uint16" and dataset.channels in (1, 3)
+    return (210 if dataset.channels == 1 else 430) if is_16_bit else 0
 
 
 def _identity(arch: Arch, recipe: Recipe) -> tuple[str, str]:

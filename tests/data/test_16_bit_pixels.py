@@ -14,8 +14,8 @@ from PIL import Image
 from lepton_automl.artifact.predict import predict
 from lepton_automl.data.audit import checks as audit
 from lepton_automl.data.opening import open_dataset
-from lepton_automl.data.pictures.array_files import read_deep_pixels
-from lepton_automl.data.pictures.decode import decode_deep
+from lepton_automl.data.pictures.array_files import read_16_bit_pixels
+from lepton_automl.data.pictures.decode import decode_16_bit
 from lepton_automl.errors import ConfigError, DataError
 from tests.helpers.artifacts import make_bundle
 from tests.helpers.pictures import png_16, tiff, write_npz
@@ -87,11 +87,11 @@ def test_colour_files_of_16_bits_are_the_same_in_data_prediction_and_the_example
         number = int(name[2:4])
         path = tmp_path / "d" / name
         np.testing.assert_array_equal(stored[place], x[number])
-        np.testing.assert_array_equal(read_deep_pixels(path, 3, (9, 8)), x[number])
-        np.testing.assert_array_equal(example().deep_pixels_of(str(path), 9, 8, 3)[0], x[number])
-        small = read_deep_pixels(path, 3, (5, 4))
-        np.testing.assert_array_equal(decode_deep(x[number], 3, (5, 4)), small)
-        np.testing.assert_array_equal(example().deep_pixels_of(str(path), 5, 4, 3)[0], small)
+        np.testing.assert_array_equal(read_16_bit_pixels(path, 3, (9, 8)), x[number])
+        np.testing.assert_array_equal(example().pixels_16_bit_of(str(path), 9, 8, 3)[0], x[number])
+        small = read_16_bit_pixels(path, 3, (5, 4))
+        np.testing.assert_array_equal(decode_16_bit(x[number], 3, (5, 4)), small)
+        np.testing.assert_array_equal(example().pixels_16_bit_of(str(path), 5, 4, 3)[0], small)
     assert {d.name: d.evidence for d in found.decisions}["input type"].endswith("16 bits RGB")
 
 
@@ -114,8 +114,8 @@ def test_colour_files_of_12_bits_are_scaled_alike_by_the_data_and_the_example(tm
 def test_the_example_turns_16_bit_pictures_as_the_data_are(tmp_path, turn):
     x = RNG.integers(0, 1 << 16, (9, 8, 3)).astype(np.uint16)
     (tmp_path / "a.tif").write_bytes(tiff(x, turn))
-    found = decode_deep(tmp_path / "a.tif", 3)
-    shown = example().deep_pixels_of(str(tmp_path / "a.tif"), *found.shape)
+    found = decode_16_bit(tmp_path / "a.tif", 3)
+    shown = example().pixels_16_bit_of(str(tmp_path / "a.tif"), *found.shape)
     np.testing.assert_array_equal(shown[0], found)
 
 
@@ -231,11 +231,11 @@ def test_pictures_of_8_bits_stay_so(tmp_path, x):
 def test_resizing_is_that_of_floating_point_rounded():
     """The oracle: a mean of equal neighbours when each side is halved."""
     x = np.repeat(np.repeat(X[0], 2, 0), 2, 1)
-    np.testing.assert_array_equal(decode_deep(x, 1, (18, 16)), x)
+    np.testing.assert_array_equal(decode_16_bit(x, 1, (18, 16)), x)
     flat = np.full((8, 8, 2), 60_001, np.uint16)
-    assert (decode_deep(flat, 2, (3, 5)) == 60_001).all()
+    assert (decode_16_bit(flat, 2, (3, 5)) == 60_001).all()
     ramp = np.tile(np.arange(0, 64_000, 2_000, dtype=np.uint16)[:, None, None], (1, 4, 1))
-    halved = decode_deep(ramp, 1, (16, 4))
+    halved = decode_16_bit(ramp, 1, (16, 4))
     inner = (ramp[0::2] + ramp[1::2].astype(int))[1:-1] / 2
     assert np.abs(halved[1:-1] - inner).max() <= 1
 
@@ -244,7 +244,7 @@ def test_files_for_a_net_of_16_bits_are_read_as_they_are(tmp_path):
     files(tmp_path, X[:1])
     np.save(tmp_path / "x.npy", X[0, ..., 0])
     for name in ("a/00.png", "x.npy"):
-        np.testing.assert_array_equal(read_deep_pixels(tmp_path / name, 1, (9, 8)), X[0])
+        np.testing.assert_array_equal(read_16_bit_pixels(tmp_path / name, 1, (9, 8)), X[0])
     Image.fromarray(np.zeros((9, 8), np.uint8)).save(tmp_path / "grey.png")
     np.save(tmp_path / "byte.npy", np.zeros((9, 8), np.uint8))
     np.save(tmp_path / "real.npy", np.zeros((9, 8), np.float32))
@@ -256,4 +256,4 @@ def test_files_for_a_net_of_16_bits_are_read_as_they_are(tmp_path):
         ("far.npy", "0 to 65535"),
     ):
         with pytest.raises(DataError, match=message):
-            read_deep_pixels(tmp_path / name, 1, (9, 8))
+            read_16_bit_pixels(tmp_path / name, 1, (9, 8))

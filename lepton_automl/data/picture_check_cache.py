@@ -1,4 +1,4 @@
-"""Remember what was found in picture files, by path, size, times and inode.
+"""Cache of the checks of picture files, by path, size, times and inode.
 
 A file is read again unless its size, its inode and its times of modification and of change are
 those of before. No program can set the time of change, so that a file of the same size with a
@@ -30,14 +30,14 @@ from lepton_automl.core.untrusted_archives import Member
 from lepton_automl.core.untrusted_files import FileKind
 from lepton_automl.core.user_cache import cache_folder
 from lepton_automl.core.version import __version__
-from lepton_automl.data import checking
-from lepton_automl.data.checking import CheckedPicture, CheckResult
+from lepton_automl.data import picture_check
+from lepton_automl.data.picture_check import CheckedPicture, CheckResult
 from lepton_automl.data.pictures.picture_files import PictureFile
 from lepton_automl.errors import DataError, LeptonError
 
-_FORMAT = f"2 {__version__} {PIL.__version__}"
+_FORMAT = f"3 {__version__} {PIL.__version__}"
 """What is found depends on it."""
-_TABLE = FileKind("tables of known pictures", 4 << 30)
+_TABLE = FileKind("tables of checked pictures", 4 << 30)
 _SUFFIX, _GROUPS_SUFFIX = ".pictures", ".groups"
 _ROWS, _SECONDS = 4096, 10.0
 """Pictures, or seconds, after which what was found so far is written."""
@@ -48,8 +48,8 @@ State = list[int]
 """Size, times of modification and of change in nanoseconds, and inode of a file."""
 
 
-class KnownPictures:
-    """What is known of the picture files of a data set.
+class PictureCheckCache:
+    """Results of the checks of the picture files of a data set, kept between commands.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ class KnownPictures:
             "names": [self._names[n] for n, _ in rows],
             "states": [self._states[n] for n, _ in rows],
         }
-        content = checking.pack([result for _, result in rows])
+        content = picture_check.pack([result for _, result in rows])
         name = hashlib.sha256(content + json.dumps(header).encode()).hexdigest()[:32]
         path = self._folder / f"{name}{_SUFFIX}"
         self._write_file(path, header, content)
@@ -224,4 +224,4 @@ def _read(path: Path) -> tuple[dict[str, Any], memoryview]:
 def _read_table(path: Path) -> tuple[list[str], list[State], list[CheckResult]]:
     header, content = _read(path)
     names, states = list(header["names"]), list(header["states"])
-    return names, states, checking.unpack(content, len(names))
+    return names, states, picture_check.unpack(content, len(names))

@@ -1,7 +1,7 @@
 """Check one picture: that it can be read, its size, colour and levels, its digest and thumbnail.
 
 The results of many pictures are packed into bytes, to be passed between processes and kept in
-files (`known_pictures`).
+files (`picture_check_cache`).
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lepton_automl.data import checking, decode_pool, known_pictures
-from lepton_automl.data.decode_pool import Reading
+from lepton_automl.data import decode_pool, picture_check, picture_check_cache
+from lepton_automl.data.decode_pool import ReadOptions
 from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.splits import near_duplicates
 from tests.helpers.pictures import random_pictures, write_npz
@@ -20,7 +20,7 @@ COUNT = 24
 def _many(monkeypatch):
     """So few pictures are many, changes of a moment ago are old, and one process reads."""
     monkeypatch.setattr(decode_pool, "MANY", 4)
-    monkeypatch.setattr(known_pictures, "_SETTLED_NS", 0)
+    monkeypatch.setattr(picture_check_cache, "_SETTLED_NS", 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
 
 
@@ -36,9 +36,9 @@ def folder(tmp_path):
 @pytest.fixture
 def read(monkeypatch):
     """The files that are read from now on."""
-    found, check_one = [], checking.check_one
+    found, check_one = [], picture_check.check_one
     monkeypatch.setattr(
-        checking, "check_one", lambda path: (found.append(path.name), check_one(path))[1]
+        picture_check, "check_one", lambda path: (found.append(path.name), check_one(path))[1]
     )
     return found
 
@@ -55,7 +55,7 @@ def content(dataset):
 def test_known_files_are_not_read_and_give_the_same_data(folder, read):
     first = open_dataset(folder)
     assert len(read) == COUNT
-    assert known_pictures.cache_folder().stat().st_mode & 0o777 == 0o700
+    assert picture_check_cache.cache_folder().stat().st_mode & 0o777 == 0o700
     second = open_dataset(folder)
     assert len(read) == COUNT
     assert content(second) == content(first)
@@ -81,12 +81,12 @@ def test_a_file_of_the_same_size_and_time_of_modification_is_read_again(folder, 
 
 
 def test_rehash_reads_files_again_whose_state_tells_nothing(folder, read, monkeypatch):
-    monkeypatch.setattr(known_pictures, "_state", lambda path: [1, 2, 3, 4])
+    monkeypatch.setattr(picture_check_cache, "_state", lambda path: [1, 2, 3, 4])
     before = open_dataset(folder).fingerprint
     changed = 255 - np.asarray(Image.open(folder / "a" / "00.png"))
     Image.fromarray(changed).save(folder / "a" / "00.png")
     assert open_dataset(folder).fingerprint == before
-    forced = open_dataset(folder, reading=Reading(is_forced=True)).fingerprint
+    forced = open_dataset(folder, reading=ReadOptions(is_forced=True)).fingerprint
     assert forced != before
     assert len(read) == 2 * COUNT
     assert open_dataset(folder).fingerprint == forced
@@ -95,7 +95,7 @@ def test_rehash_reads_files_again_whose_state_tells_nothing(folder, read, monkey
 @pytest.mark.parametrize("damage", ["a bit", "the end", "another version"])
 def test_a_table_that_is_not_what_was_written_is_ignored(folder, read, damage, monkeypatch):
     before = content(open_dataset(folder))
-    for path in known_pictures.cache_folder().rglob("*.*"):
+    for path in picture_check_cache.cache_folder().rglob("*.*"):
         whole = path.read_bytes()
         middle = len(whole) // 2
         if damage == "a bit":
@@ -103,13 +103,13 @@ def test_a_table_that_is_not_what_was_written_is_ignored(folder, read, damage, m
         elif damage == "the end":
             path.write_bytes(whole[:middle])
     if damage == "another version":
-        monkeypatch.setattr(known_pictures, "_FORMAT", "another")
+        monkeypatch.setattr(picture_check_cache, "_FORMAT", "another")
     assert content(open_dataset(folder)) == before
     assert len(read) == 2 * COUNT
 
 
 def test_a_command_that_was_killed_goes_on_where_it_was(folder, read, monkeypatch):
-    monkeypatch.setattr(known_pictures, "_ROWS", 1)
+    monkeypatch.setattr(picture_check_cache, "_ROWS", 1)
     check = decode_pool.check
 
     def killed(pictures, reading, on_checked, **more):
@@ -123,11 +123,11 @@ def test_a_command_that_was_killed_goes_on_where_it_was(folder, read, monkeypatc
     read.clear()
     resumed = content(open_dataset(folder))
     assert len(read) == COUNT - 10
-    assert resumed == content(open_dataset(folder, reading=Reading(is_forced=True)))
+    assert resumed == content(open_dataset(folder, reading=ReadOptions(is_forced=True)))
 
 
 def test_files_of_a_moment_ago_are_not_remembered(folder, read, monkeypatch):
-    monkeypatch.setattr(known_pictures, "_SETTLED_NS", 3600 * 10**9)
+    monkeypatch.setattr(picture_check_cache, "_SETTLED_NS", 3600 * 10**9)
     open_dataset(folder)
     open_dataset(folder)
     assert len(read) == 2 * COUNT
@@ -162,7 +162,7 @@ def test_where_nothing_can_be_written_the_data_are_opened_and_it_is_said(folder,
 def test_few_pictures_leave_no_file_behind(folder, monkeypatch):
     monkeypatch.setattr(decode_pool, "MANY", COUNT + 1)
     open_dataset(folder)
-    assert not known_pictures.cache_folder().exists()
+    assert not picture_check_cache.cache_folder().exists()
 
 
 def test_groups_of_arrays_are_searched_once(tmp_path, monkeypatch):
@@ -177,7 +177,7 @@ def test_groups_of_arrays_are_searched_once(tmp_path, monkeypatch):
     first = open_dataset(path)
     assert content(open_dataset(path)) == content(first)
     assert searched == [COUNT]
-    open_dataset(path, reading=Reading(is_forced=True))
+    open_dataset(path, reading=ReadOptions(is_forced=True))
     assert searched == [COUNT] * 2
     x[0, :20] = 0
     open_dataset(write_npz(path_of := tmp_path / "a.npz", x=x, y=y))
