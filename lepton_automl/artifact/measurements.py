@@ -12,8 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import ModelProto
 
 from lepton_automl.artifact import manifest, writer
 from lepton_automl.artifact.manifest import INT8, MODELS
@@ -29,19 +27,18 @@ from lepton_automl.core import untrusted_files
 from lepton_automl.core.field_types import with_tuples
 from lepton_automl.core.limited_process import is_out_of_memory
 from lepton_automl.core.machine import Machine
-from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.core.untrusted_files import MODEL
 from lepton_automl.cost.cost import Cost, file_cost
 from lepton_automl.cost.latency import Latency, Stopwatch, Undecided
 from lepton_automl.cost.latency_model import LatencyModel
 from lepton_automl.cost.onnx_cost import onnx_cost
-from lepton_automl.errors import DataError, MachineError, first_line
+from lepton_automl.errors import DataError, first_line
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.metrics.recordings import recording_evidence
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.front_end_onnx import ancestors, features_name, front_end_of
-from lepton_automl.models.onnx_file import UNLOADABLE, open_session
+from lepton_automl.models.onnx_file import UNLOADABLE, open_optimized
 from lepton_automl.models.untrusted.onnx_graph import MALFORMED, parse
 
 _FRONT_END = "front end"
@@ -267,29 +264,6 @@ _ELSEWHERE = frozenset(
 """Operators that are never integer: softmax, data movement, conversions, offsets of inputs."""
 
 
-def optimized_graph(file: bytes) -> ModelProto:
-    """The graph of `file` after all of ONNX Runtime's optimizations on this machine.
-
-    Raises
-    ------
-    MachineError
-        If the graph cannot be written to the folder for temporary files; errors of ONNX Runtime
-        itself are of `file`.
-    """
-    with scratch_folder() as folder:
-        path = Path(folder, "optimized.onnx")
-        try:
-            open_session(file, optimized_to=str(path))
-            return onnx.load_model(path)
-        except (*UNLOADABLE, DecodeError, OSError) as error:
-            open_session(file)  # Raises again where the file is the cause.
-            what = f"ONNX Runtime cannot write its optimized graph to {folder}"
-            raise MachineError(
-                f"{what}: {first_line(error)}",
-                fix="free space there, make it writable, or name another folder in TMPDIR",
-            ) from error
-
-
 def float_nodes(file: bytes) -> list[str]:
     """Operators that compute in float, as `name (type)`; empty if all arithmetic is integer.
 
@@ -297,7 +271,7 @@ def float_nodes(file: bytes) -> list[str]:
     those of the operations of the `Arch`. Of a float file these are all operators. The front end of
     a file that reads audio, which always computes in float, is left out.
     """
-    model = optimized_graph(file)
+    _, model = open_optimized(file)
     nodes, end = list(model.graph.node), features_name(model)
     front = set() if end is None else {node.output[0] for node in ancestors(nodes, end)}
     return [

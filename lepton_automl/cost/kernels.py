@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
@@ -31,7 +30,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from lepton_automl.core.call_times import shortest_call
 from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.cost.layer_table import CONVERSIONS, NodeNames, front_outputs, node_names
-from lepton_automl.models.onnx_file import open_session
+from lepton_automl.errors import MachineError, first_line
+from lepton_automl.models.onnx_file import SCRATCH_FIX, open_optimized, open_session
 
 _MOVES = frozenset({"Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast"})
 _AFTER = frozenset(
@@ -88,20 +88,21 @@ def kernel_table(file: bytes, feeds: Mapping[str, NDArray[Any]], seconds: float)
         One sample for each input.
     seconds : float
         Of each of the two measurements, not counting their analysis.
+
+    Raises
+    ------
+    MachineError
+        If ONNX Runtime cannot write to the folder for temporary files.
     """
     model = ModelProto.FromString(file)
     names = node_names(model.graph, front_outputs(model))
     _name_all(model)
     file = model.SerializeToString()
-    with scratch_folder() as folder:
-        path = Path(folder, "optimized.onnx")
-        session = open_session(file, optimized_to=str(path))
-        running = onnx.load_model(path).graph
-        call = _caller(session, feeds)
-        plain = 1e6 * shortest_call(call, seconds)
-        prefix = str(Path(folder, "profile"))
-        starts = _profiled(file, feeds, prefix, seconds, len(running.node))
-        plain = min(plain, 1e6 * shortest_call(call, seconds))
+    session, optimized = open_optimized(file)
+    running, call = optimized.graph, _caller(session, feeds)
+    plain = 1e6 * shortest_call(call, seconds)
+    starts = _profiled(file, feeds, seconds, len(running.node))
+    plain = min(plain, 1e6 * shortest_call(call, seconds))
     rest = min(_rest_microseconds(), plain)
     own = max(0.0, (sum(starts.values()) - (plain - rest)) / len(running.node))
     computes, at_load = _matched(model.graph, names, running)
@@ -276,18 +277,24 @@ def _caller(
 
 
 def _profiled(
-    file: bytes, feeds: Mapping[str, NDArray[Any]], prefix: str, seconds: float, nodes: int
+    file: bytes, feeds: Mapping[str, NDArray[Any]], seconds: float, nodes: int
 ) -> dict[str, float]:
     """Microseconds from the start of each kernel to the next, by the name of its node."""
-    session = open_session(file, profile_to=prefix)
-    call = _caller(session, feeds)
-    most = min(_MOST_CALLS, max(_LEAST_CALLS, _MOST_EVENTS // max(1, nodes)))
-    end = time.perf_counter() + seconds
-    for count in range(most):
-        if count >= _LEAST_CALLS and time.perf_counter() > end:
-            break
-        call()
-    return _mean_times(json.loads(Path(session.end_profiling()).read_text(encoding="utf-8")))
+    with scratch_folder() as folder:
+        session = open_session(file, profile_to=str(Path(folder, "profile")))
+        call = _caller(session, feeds)
+        most = min(_MOST_CALLS, max(_LEAST_CALLS, _MOST_EVENTS // max(1, nodes)))
+        end = time.perf_counter() + seconds
+        for count in range(most):
+            if count >= _LEAST_CALLS and time.perf_counter() > end:
+                break
+            call()
+        try:
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:  # It is missing, or not all of it was written.
+            what = f"ONNX Runtime cannot write its profile to {folder}: {first_line(error)}"
+            raise MachineError(what, fix=SCRATCH_FIX) from error
+    return _mean_times(events)
 
 
 def _mean_times(events: list[dict[str, Any]]) -> dict[str, float]:

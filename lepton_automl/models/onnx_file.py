@@ -5,14 +5,18 @@ from __future__ import annotations
 import itertools
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
+from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.core.version import __version__
+from lepton_automl.errors import MachineError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +37,8 @@ UNLOADABLE = (
     runtime.RuntimeException,
 )
 """Exceptions of ONNX Runtime for files that it cannot load or run."""
+SCRATCH_FIX = "free space there, make it writable, or name another folder in TMPDIR"
+"""The way out where ONNX Runtime cannot write."""
 
 ELEMENT_TYPES: Mapping[np.dtype[Any], int] = {
     np.dtype(np.float32): TensorProto.FLOAT,
@@ -165,9 +171,14 @@ def with_metadata(file: bytes, words: Mapping[str, str]) -> bytes:
 
 
 def open_session(
-    file: bytes, *, optimized_to: str = "", profile_to: str = "", threads: int = 1
+    file: bytes,
+    *,
+    optimized_to: str = "",
+    profile_to: str = "",
+    threads: int = 1,
+    level: onnxruntime.GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 ) -> onnxruntime.InferenceSession:
-    """Open a file in ONNX Runtime on the CPU, all optimisations, no spinning.
+    """Open a file in ONNX Runtime on the CPU, no spinning.
 
     Parameters
     ----------
@@ -175,18 +186,23 @@ def open_session(
         The ONNX file.
     optimized_to : str
         Path to which ONNX Runtime writes the optimised graph; empty writes none.
+        `open_optimized` tells errors of this path from those of the file.
     profile_to : str
         Beginning of the path to which its profiler writes when `end_profiling` is called; empty
         profiles nothing.
     threads : int
         That share an operation, at least 1.
+    level : onnxruntime.GraphOptimizationLevel
+        Its optimisations, all by default.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
+    options.graph_optimization_level = level
+    options.log_severity_level = (
+        4 if optimized_to else 3
+    )  # The caller tells what cannot be written.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if optimized_to:
         options.optimized_model_filepath = optimized_to
@@ -194,6 +210,38 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = profile_to
     return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def open_optimized(
+    file: bytes,
+    level: onnxruntime.GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+) -> tuple[onnxruntime.InferenceSession, ModelProto]:
+    """Open a file, and read the graph that ONNX Runtime has made of it.
+
+    Parameters
+    ----------
+    file : bytes
+        The ONNX file.
+    level : onnxruntime.GraphOptimizationLevel
+        Its optimisations, all by default.
+
+    Raises
+    ------
+    MachineError
+        If the graph cannot be written to the folder for temporary files; errors of ONNX Runtime
+        itself are of `file`.
+    """
+    with scratch_folder() as folder:
+        path = Path(folder, "optimized.onnx")
+        try:
+            session = open_session(file, optimized_to=str(path), level=level)
+            return session, onnx.load_model(path)
+        except (
+            Exception
+        ) as error:  # Which one ONNX Runtime raises follows from the system's number.
+            open_session(file, level=level)  # Raises again where the file is the cause.
+            what = f"ONNX Runtime cannot write its optimized graph to {folder}"
+            raise MachineError(f"{what}: {first_line(error)}", fix=SCRATCH_FIX) from error
 
 
 def predict_probabilities(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections import Counter
@@ -12,10 +11,9 @@ from onnx import helper, numpy_helper
 
 from lepton_automl.artifact import measurements
 from lepton_automl.artifact.manifest import MODELS
-from lepton_automl.artifact.measurements import figures, file_problems, float_nodes, optimized_graph
+from lepton_automl.artifact.measurements import figures, file_problems, float_nodes
 from lepton_automl.core.machine import Machine
 from lepton_automl.cost.latency import Latency, Stopwatch
-from lepton_automl.errors import MachineError
 from lepton_automl.metrics.paired import Evidence
 from lepton_automl.models.arch import chain
 from lepton_automl.models.layers.conv import Conv
@@ -23,7 +21,7 @@ from lepton_automl.models.layers.head import Head
 from lepton_automl.models.layers.residual import Residual
 from lepton_automl.models.layers.stem import Stem
 from lepton_automl.models.onnx_export import float_onnx
-from lepton_automl.models.onnx_file import UNLOADABLE
+from lepton_automl.models.onnx_file import open_optimized
 from lepton_automl.models.random_weights import random_int8_onnx
 from tests.helpers.artifacts import make_bundle
 from tests.helpers.nets import random_model
@@ -32,7 +30,8 @@ ARCH = chain((16, 16, 3), [Stem(16), Residual(16), Conv(32, activation="relu6"),
 
 
 def test_every_product_sum_and_mean_becomes_its_integer_kernel():
-    kinds = Counter(node.op_type for node in optimized_graph(random_int8_onnx(ARCH, 64)).graph.node)
+    _, optimized = open_optimized(random_int8_onnx(ARCH, 64))
+    kinds = Counter(node.op_type for node in optimized.graph.node)
     assert kinds == {
         "Transpose": 1,
         "QLinearConv": 4,
@@ -60,18 +59,6 @@ def test_a_float_file_is_float_and_its_activations_are_fused():
     left = float_nodes(file)
     assert len([name for name in left if "Conv" in name]) == 4
     assert not [name for name in left if "Relu" in name or "Clip" in name]
-
-
-def test_a_folder_that_cannot_be_written_to_is_not_a_fault_of_the_file(monkeypatch, tmp_path):
-    missing = contextlib.nullcontext(tmp_path / "none")
-    monkeypatch.setattr(measurements, "scratch_folder", lambda: missing)
-    with pytest.raises(MachineError, match=r"cannot write its optimized graph to .*none"):
-        optimized_graph(random_int8_onnx(ARCH, 64))
-
-
-def test_a_file_that_does_not_run_is_a_fault_of_the_file():
-    with pytest.raises(UNLOADABLE):
-        optimized_graph(b"no graph")
 
 
 @pytest.fixture(scope="module")

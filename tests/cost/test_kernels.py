@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from lepton_automl.cost import kernels
 from lepton_automl.cost.kernels import _mean_times, kernel_table, random_feeds
 from lepton_automl.cost.layer_table import fixed_batch, layer_table
+from lepton_automl.errors import MachineError
 from lepton_automl.models.graph import Conv, Linear
 from lepton_automl.models.onnx_file import open_session
 from lepton_automl.models.random_weights import random_int8_onnx
@@ -50,11 +54,11 @@ def test_operators_are_counted_where_they_are_fused():
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], arrays)
     opset = [helper.make_opsetid("", 17)]
     file = helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
-    kernels = table_of(file).kernels
-    (conv,) = [kernel for kernel in kernels if "Conv" in kernel.kind]
+    found = table_of(file).kernels
+    (conv,) = [kernel for kernel in found if "Conv" in kernel.kind]
     assert sorted(conv.replaces) == ["BatchNormalization", "Conv", "Relu"]
     assert conv.layers == ("first", "BatchNormalization", "Relu")
-    assert all(kernel.layers == () for kernel in kernels if kernel is not conv)
+    assert all(kernel.layers == () for kernel in found if kernel is not conv)
 
 
 def event(name, start, duration=0, kind="Node"):
@@ -85,3 +89,20 @@ def test_inputs_of_a_free_size_have_no_sample():
     file = helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
     with pytest.raises(ValueError, match="its input x is"):
         random_feeds(open_session(file))
+
+
+@pytest.mark.parametrize("content", [None, "[{"])
+def test_a_profile_that_cannot_be_written_is_not_a_fault_of_the_file(monkeypatch, content):
+    real = kernels.open_session
+
+    def full_disk(file, *, profile_to="", **more):
+        session = real(file, profile_to=profile_to, **more)
+        if profile_to:
+            path = Path(session.end_profiling())
+            path.unlink() if content is None else path.write_text(content)
+            monkeypatch.setattr(session, "end_profiling", lambda: str(path))
+        return session
+
+    monkeypatch.setattr(kernels, "open_session", full_disk)
+    with pytest.raises(MachineError, match="cannot write its profile"):
+        table_of(random_int8_onnx(random_arch(0), 64))

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
 import onnx
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as runtime
 
 from lepton_automl.artifact.measurements import file_problems
 from lepton_automl.compress.external.quantize import Quantizer
 from lepton_automl.core.version import __version__
+from lepton_automl.errors import MachineError
 from lepton_automl.models import onnx_file
 from lepton_automl.models.onnx_file import (
+    UNLOADABLE,
     OnnxWriter,
+    open_optimized,
     open_session,
     predict_probabilities,
     read_metadata,
@@ -102,3 +107,32 @@ def test_sessions_use_one_thread_and_every_optimisation():
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
     assert options.graph_optimization_level.name == "ORT_ENABLE_ALL"
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_a_folder_that_cannot_be_written_to_is_not_a_fault_of_the_file(monkeypatch, tmp_path):
+    missing = contextlib.nullcontext(tmp_path / "none")
+    monkeypatch.setattr(onnx_file, "scratch_folder", lambda: missing)
+    with pytest.raises(MachineError, match=r"cannot write its optimized graph to .*none"):
+        open_optimized(doubling_file())
+
+
+@pytest.mark.parametrize("error", [runtime.EngineError, runtime.RuntimeException, RuntimeError])
+def test_whatever_onnx_runtime_raises_a_disk_that_fails_is_not_a_fault_of_the_file(
+    monkeypatch, error
+):
+    real = onnx_file.open_session
+
+    def failing(file, *, optimized_to="", **more):
+        if optimized_to:
+            raise error("SystemError : 5")
+        return real(file, **more)
+
+    monkeypatch.setattr(onnx_file, "open_session", failing)
+    with pytest.raises(MachineError, match="cannot write its optimized graph") as failed:
+        open_optimized(doubling_file())
+    assert "TMPDIR" in failed.value.fix
+
+
+def test_a_file_that_does_not_run_is_a_fault_of_the_file():
+    with pytest.raises(UNLOADABLE):
+        open_optimized(b"no graph")

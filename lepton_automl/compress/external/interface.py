@@ -18,7 +18,6 @@ from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.preprocessing import Preprocessing
 from lepton_automl.compress.external.reader import Signature
 from lepton_automl.compress.external.rewrites import remove_unused
-from lepton_automl.core.scratch import scratch_folder
 from lepton_automl.core.version import __version__
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.errors import DataError, first_line
@@ -102,22 +101,15 @@ def _converted(path: Path, model: ModelProto) -> ModelProto:
 
 def _plain(path: Path, model: ModelProto) -> ModelProto:
     """The model after constant folding and batch normalisation folding, in standard operators."""
-    with scratch_folder() as folder:
-        out = Path(folder) / "plain.onnx"
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(out)
-        options.log_severity_level = 4
-        try:
-            onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except UNLOADABLE as error:
-            raise DataError(
-                f"{path} does not run in ONNX Runtime: {first_line(error)}",
-                fix="export the model with standard operators",
-            ) from error
-        return onnx.load(str(out))
+    basic = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    try:
+        _, plain = onnx_file.open_optimized(model.SerializeToString(), basic)
+    except UNLOADABLE as error:
+        raise DataError(
+            f"{path} does not run in ONNX Runtime: {first_line(error)}",
+            fix="export the model with standard operators",
+        ) from error
+    return plain
 
 
 def _with_free_batch(path: Path, model: ModelProto, signature: Signature) -> ModelProto:
