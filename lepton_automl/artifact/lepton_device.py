@@ -349,7 +349,7 @@ def to_8_bits(values: Any, scale: str) -> np.ndarray:
     black, white = map(float, ends.split(":"))
     if values.dtype.kind == "b" and scale in ("8bit", "unit"):
         levels = values * 255
-    elif is_whole and black == 0 and white.is_integer():
+    elif is_whole and black == 0 and white.is_integer() and white <= 1 << 54:
         top = int(white)
         levels = (np.clip(values, 0, top).astype(np.int64) * 255 + top // 2) // top
     else:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from lepton_automl.artifact.lepton_device import to_8_bits
 from lepton_automl.data.audit.checks import audit
 from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.pictures.pixel_scale import NAMED, PixelScale, parse
@@ -68,10 +71,24 @@ def test_a_scale_is_read_from_text_and_written_to_it(text, scale):
     assert parse(scale.name) == scale
 
 
-@pytest.mark.parametrize("text", ["", "12 bit", "5:1", "0", "nan:1", "1:inf", "auto:auto"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "12 bit", "5:1", "0", "nan:1", "1:inf", "auto:auto", "-1e308:1e308", "1e-300", "9" * 400],
+)
 def test_what_is_no_scale_is_refused_with_the_rule(text):
     with pytest.raises(ConfigError, match=r"--pixel-scale .* BLACK:WHITE"):
         parse(text)
+
+
+@pytest.mark.parametrize("white", [2**54, 2**54 + 2**20, 10**17, 2**63, 2**64 - 1, 10**30])
+@pytest.mark.parametrize("dtype", [np.int16, np.int64, np.uint64])
+def test_whites_beyond_what_integers_hold_255_times_are_white(white, dtype):
+    top = min(white, np.iinfo(dtype).max)
+    values = np.array([0, top // 3, top // 2, top], dtype)
+    found = PixelScale(0.0, float(white)).to_uint8(values)
+    wanted = [min(255, round(Fraction(255 * int(v), white))) for v in values]
+    assert np.abs(found.astype(int) - wanted).max() <= 1  # Halves may be rounded either way.
+    assert to_8_bits(values, f"{white}").tolist() == found.tolist()
 
 
 def test_auto_is_no_scale_of_its_own():

@@ -15,7 +15,7 @@ from lepton_automl.data.pictures.picture_files import (
     is_16_bit_colour,
     wide_values,
 )
-from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
+from lepton_automl.data.pictures.pixel_scale import LEAST_WIDTH, SIXTEEN_BIT, PixelScale
 
 _GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"}
 
@@ -151,7 +151,7 @@ def _to_8_bit(image: Image.Image, scale: PixelScale) -> Image.Image:
         rows = slice(start, start + ROWS)
         pixels[rows] = scale.to_uint8(values[rows])
         if values.ndim == 3 and values.shape[2] == 4:  # Nothing is transparent below 0.
-            opacity = PixelScale(0.0, scale.white if scale.white > 0 else 1.0)
+            opacity = PixelScale(0.0, scale.white if scale.white >= LEAST_WIDTH else 1.0)
             pixels[rows, :, 3] = opacity.to_uint8(values[rows, :, 3])
     return Image.fromarray(pixels)
 

@@ -20,6 +20,10 @@ from lepton_automl.core.decisions import Certainty, Decision
 from lepton_automl.errors import ConfigError, DataError
 
 OPTION = "--pixel-scale"
+_MOST, LEAST_WIDTH = 1e30, 1e-30
+"""Largest black or white, and smallest distance between them, that float32 computes with."""
+_EXACT = 1 << 54
+"""White up to which 64-bit integers hold 255 times a value; above it float64 does."""
 _BLOCK_VALUES = 1 << 22
 """Values that are converted or counted at once."""
 
@@ -53,9 +57,9 @@ class PixelScale:
     white: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.black) and math.isfinite(self.white)):
-            raise ValueError("black and white are finite numbers")
-        if self.black >= self.white:
+        if not max(abs(self.black), abs(self.white)) <= _MOST:  # NaN is not.
+            raise ValueError(f"black and white are numbers up to {_MOST:g}")
+        if self.white - self.black < LEAST_WIDTH:
             raise ValueError("black is below white")
 
     @property
@@ -81,7 +85,8 @@ class PixelScale:
         """Convert values of any shape."""
         if self in (NAMED["8bit"], NAMED["unit"]) and values.dtype.kind == "b":
             return values.astype(np.uint8) * np.uint8(255)
-        if values.dtype.kind in "ui" and self.black == 0 and self.white.is_integer():
+        is_whole = float(self.white).is_integer() and self.white <= _EXACT
+        if values.dtype.kind in "ui" and self.black == 0 and is_whole:
             white = int(self.white)
             clipped = np.clip(values, 0, white).astype(np.int64)
             rounded: NDArray[np.uint8] = ((clipped * 255 + white // 2) // white).astype(np.uint8)
@@ -124,7 +129,8 @@ def parse(text: str) -> PixelScale | None:
         return PixelScale(float(low), float(high)) if colon else PixelScale(0.0, float(low))
     except ValueError as error:
         raise ConfigError(
-            f"{OPTION} {text!r}, the rule is auto, {', '.join(NAMED)}, WHITE or BLACK:WHITE",
+            f"{OPTION} {text!r:.60}, the rule is auto, {', '.join(NAMED)}, WHITE or BLACK:WHITE "
+            f"(numbers up to {_MOST:g}, black below white)",
             fix=f"give the stored values of black and white, such as {OPTION}=0:4095, or leave "
             f"{OPTION} out",
         ) from error
