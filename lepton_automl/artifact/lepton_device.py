@@ -8,7 +8,8 @@ ARTIFACT is the folder that holds this file, or an ONNX file of lepton. It needs
 and what runs the format: onnxruntime (onnx, any_size), ai-edge-litert (litert), a C compiler (c).
 Pictures are read with Pillow, .npy and .csv files and WAV recordings without it. This file runs on
 trust as any program does: `lepton verify` and a signature say whether it is the one that was
-written.
+written. The files beside it are checked by their digests before they are used, which whoever makes
+the digests can choose: c/net.c is compiled and run as code.
 Exit codes: 0; 2 if the command is wrong; 3 if a file cannot be read; 6 if `verify` finds a problem;
 7 if something is missing.
 """
@@ -21,6 +22,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -46,6 +48,11 @@ TOLERANCE = 0.05
 """Largest difference of a golden probability between machines and formats."""
 LEAST_PROBABILITY = 1e-6
 """That counts where the predictions of windows of a recording are joined."""
+MOST_BYTES, MOST_JSON_BYTES = 1 << 30, 16 << 20
+"""Of a file of an artifact, and of its JSON files."""
+MOST_WINDOWS = 100_000
+"""Of a recording."""
+AGAIN = "export the artifact again, or ask who made it"
 C_SIZES = """#include "net.h"
 int32_t sizes(int32_t n) { return n == 0 ? NET_ARENA_BYTES : NET_CLASSES; }
 """
@@ -55,6 +62,112 @@ class Problem(Exception):
     """Something is missing here; 7 is the exit code."""
 
     code = 7
+
+
+def are_texts(value: Any) -> bool:
+    """Whether a value of a JSON file is a list of texts."""
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def are_sizes(value: Any, most: int = 1 << 20) -> bool:
+    """Whether it is a list of whole numbers from 1 to `most`."""
+    return isinstance(value, list) and all(type(n) is int and 0 < n <= most for n in value)
+
+
+def is_input(value: Any) -> bool:
+    """Whether it is the shape of a sample: of sound, a signal or a picture."""
+    if not are_sizes(value) or len(value) not in (1, 2, 3):
+        return False
+    return max(value) <= 4096 if len(value) == 3 else len(value) == 1 or value[1] <= 4096
+
+
+def is_scale(value: Any) -> bool:
+    """Whether it says what is black and white, as `to_8_bits` reads it."""
+    return value == "" or bool(ends(value))
+
+
+def is_share(value: Any) -> bool:
+    """Whether it is a number from 0 to 1."""
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+def is_framing(value: Any) -> bool:
+    """Whether it says how pictures are resized for a model made elsewhere."""
+    if value is None:
+        return True
+    size, fill = value["size"], value["fill"]
+    is_known = value["mode"] in ("stretch", "shortest", "longest")
+    is_known = is_known and value["interpolation"] in FILTERS and "rounds_down" in value
+    are_levels = len(fill) == 3 and all(type(n) is int and 0 <= n <= 255 for n in fill)
+    return is_known and are_levels and are_sizes(size, 16_384) and len(size) == 2
+
+
+def is_sound(value: Any) -> bool:
+    """Whether it says what sound is read."""
+    return value is None or are_sizes([value[name] for name in ("rate", "window", "stride")])
+
+
+FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "class_names": (are_texts, "a list of texts"),
+    "input": (is_input, "1 to 3 sizes, those of pictures at most 4096"),
+    "input_type": (lambda v: v in ("", "int16", "float32", "uint8", "uint16"), "a type"),
+    "pixel_scale": (is_scale, "a scale such as 12bit or 0:3000"),
+    "channel_names": (are_texts, "a list of texts"),
+    "window_stride": (lambda v: type(v) is int and 0 <= v <= 1 << 20, "a number from 0"),
+    "reject_below": (
+        lambda v: is_share(v) or all(map(is_share, v.values())),
+        "probabilities from 0 to 1",
+    ),
+    "front_end": (is_sound, "null, or a rate, window and stride"),
+    "framing": (is_framing, "null, or a mode, size, interpolation and fill"),
+    "ship": (lambda v: v in FORMATS, "the name of a format"),
+    "primary": (lambda v: v in ("int8", "float"), "int8 or float"),
+    "files": (
+        lambda v: all(
+            isinstance(f["sha256"], str) and ".." not in Path(n).parts and not Path(n).is_absolute()
+            for n, f in v.items()
+        ),
+        "names of files inside the folder, each with its sha256",
+    ),
+}
+"""What fields of `about.json`, `manifest.json` and of the metadata of an ONNX file are."""
+WORDS = {
+    "labels": "class_names",
+    "channels": "channel_names",
+    "stride": "window_stride",
+    "pixel_scale": "pixel_scale",
+    "framing": "framing",
+    "front_end": "front_end",
+    "reject_below": "reject_below",
+}
+"""Names in the metadata of an ONNX file -> those of the same in `about.json`."""
+
+
+def checked(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """These fields; an error that names the first of them that breaks its rule."""
+    for name, (fits, rule) in RULES.items():
+        try:
+            is_right = name not in fields or fits(fields[name])
+        except (TypeError, ValueError, KeyError, AttributeError):
+            is_right = False
+        if not is_right:
+            found = ascii(fields[name])
+            found = found if len(found) <= 60 else f"{found[:60]}..."
+            raise ValueError(f"{path}: {name} is {found}, the rule is {rule}; {AGAIN}")
+    return fields
+
+
+def words_in(path: Path, words: dict[str, str]) -> dict[str, Any]:
+    """What the metadata of an ONNX file say, by the names of `about.json`."""
+    found: dict[str, Any] = {}
+    for word, name in WORDS.items():
+        if text := words.get(word):
+            try:
+                found[name] = text if name == "pixel_scale" else json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}: {word} in its metadata: {error}; {AGAIN}") from error
+    return checked(path, found)
 
 
 class OnnxNet:
@@ -157,7 +270,7 @@ class Bundle:
         self.path, about = place, {}
         if place.is_dir():
             about, sealed = read_json(place / "about.json"), read_json(place / "manifest.json")
-            ships = "model.fp32.onnx" if sealed["primary"] == "float" else FORMATS["onnx"]
+            ships = "model.fp32.onnx" if sealed.get("primary") == "float" else FORMATS["onnx"]
             name = name or about.get("ship", "onnx").replace("onnx", "")
             self.path = place / (FORMATS[name] if name else ships)
         if not self.path.is_file():
@@ -166,24 +279,39 @@ class Bundle:
             self.net = NETS[name or "onnx"](self.path, threads)
         except ImportError as error:
             raise Problem(f"{self.path} is not run here: {error}; see --format") from error
-        words = {key: value for key, value in getattr(self.net, "words", {}).items() if value}
-        self.labels = about.get("class_names") or json.loads(words.get("labels", "[]"))
-        self.shape = tuple(about.get("input") or self.net.shape)
+        words = words_in(self.path, getattr(self.net, "words", {}))
+        stated = about.get("reject_below", {})
+        stated = stated.get(self.path.name if not name else FORMATS["onnx"])
+        about = {**about, "reject_below": stated}
+        known = {**words, **{key: value for key, value in about.items() if value}}
+        for key in words:
+            if known[key] != words[key]:
+                raise ValueError(
+                    f"{place}: about.json and {self.path.name} contradict each other: {key} is "
+                    f"{ascii(known[key])[:60]} and {ascii(words[key])[:60]}; {AGAIN}"
+                )
+        self.labels = known.get("class_names", [])
+        self.shape = tuple(known.get("input") or self.net.shape)
+        if not is_input(list(self.shape)):
+            raise ValueError(f"{self.path} reads {self.shape}, the rule is {RULES['input'][1]}")
         self.takes_any_size = getattr(self.net, "takes_any_size", False)
         usual = ("int16", "float32", "uint8")[len(self.shape) - 1]
-        kind = about.get("input_type") or usual if about else self.net.dtype
+        kind = about.get("input_type") or usual if about.get("input") else self.net.dtype
         self.dtype = np.dtype(kind)
-        self.scale = about.get("pixel_scale") or words.get("pixel_scale", "")
-        self.framing = json.loads(words.get("framing", "null"))
-        self.channels = about.get("channel_names") or json.loads(words.get("channels", "[]"))
-        self.stride = about.get("window_stride") or int(words.get("stride", 0))
-        stated = about.get("reject_below", {}).get(self.path.name if not name else FORMATS["onnx"])
-        self.below = float(stated or words.get("reject_below", 0))
-        self.sound = about.get("front_end") or json.loads(words.get("front_end", "null"))
+        self.scale = known.get("pixel_scale", "")
+        self.framing = known.get("framing")
+        self.channels = known.get("channel_names", [])
+        self.stride = known.get("window_stride", 0)
+        self.below = float(known.get("reject_below") or 0)
+        self.sound = known.get("front_end")
 
     def samples(self, path: Path) -> np.ndarray:
         """Samples (n, *shape) of a file; windows of a recording are several."""
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file: a folder, a pipe or a device")
         if len(self.shape) == 1:
+            if self.sound is None:
+                raise ValueError(f"{self.path} does not say what sound it reads; {AGAIN}")
             return audio_windows(path, self.sound)
         if len(self.shape) == 2:
             return self.signal_windows(path)
@@ -195,6 +323,14 @@ class Bundle:
     def predict(self, path: Path) -> tuple[str, float, int]:
         """Label and probability of a file, and the number of its windows."""
         found = self.net.predict(np.ascontiguousarray(self.samples(path)))
+        sums = found.sum(1)
+        if found.min() < 0 or not (np.abs(sums - 1) < 1e-3).all():  # NaN is no sum of 1.
+            raise ValueError(f"{self.path} gives no probabilities: they add up to {sums[0]:g}")
+        if found.shape[1] != len(self.labels):
+            raise ValueError(
+                f"{self.path} gives {found.shape[1]} probabilities, {len(self.labels)} classes are "
+                f"named; {AGAIN}"
+            )
         row = found[0]
         if len(found) > 1:
             logs = np.log(np.maximum(found.astype(np.float64), LEAST_PROBABILITY)).mean(0)
@@ -206,37 +342,72 @@ class Bundle:
         length, channels = self.shape
         is_array = path.suffix.lower() == ".npy"
         values = np.load(path, allow_pickle=False) if is_array else table(path, self.channels)
+        if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+            raise ValueError(f"it holds {values.dtype} {values.shape}, the rule is finite numbers")
         values = values[:, None] if values.ndim == 1 else values
         if values.ndim == 2 and values.shape in ((channels, length), (length, channels)):
             values = values[None]
         if values.ndim == 2 and channels in values.shape:
             whole = values if values.shape[1] == channels else values.T
-            step = self.stride or max(1, length // 2)
-            starts = range(0, len(whole) - length + 1, step)
-            values = np.stack([whole[n : n + length] for n in starts]) if starts else values
+            values = cut(whole, length, self.stride or max(1, length // 2))
         if values.shape[1:] == (channels, length) != (length, channels):
             values = values.transpose(0, 2, 1)
-        if values.shape[1:] != (length, channels):
+        if values.shape[1:] != (length, channels) or not len(values):
             raise ValueError(f"{path} holds {values.shape}, the net reads ({length}, {channels})")
-        return (np.rint(values) if self.dtype.kind == "i" else values).astype(self.dtype)
+        return to_int16(values) if self.dtype.kind == "i" else values.astype(self.dtype)
+
+
+def cut(whole: np.ndarray, length: int, stride: int) -> np.ndarray:
+    """Windows (n, length, channels) of a recording; the recording if it is shorter."""
+    starts = range(0, len(whole) - length + 1, stride)
+    if len(starts) > MOST_WINDOWS:
+        raise ValueError(f"it has {len(starts)} windows, at most {MOST_WINDOWS} are read")
+    return np.stack([whole[n : n + length] for n in starts]) if starts else whole
+
+
+def to_int16(values: np.ndarray) -> np.ndarray:
+    """Values that are whole numbers of 16 bits, in this type."""
+    odd = (values != np.rint(values)) | (values < -32768) | (values > 32767)
+    if odd.any():
+        raise ValueError(f"it has values such as {values[odd][0]:g}, the net reads int16")
+    return values.astype(np.int16)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of an artifact."""
     if not path.is_file():
         raise ValueError(f"{path.parent} is not an artifact of lepton: it has no {path.name}")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    if path.stat().st_size > MOST_JSON_BYTES:
+        raise ValueError(f"{path} has more than {MOST_JSON_BYTES} bytes")
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON file: {error}; {AGAIN}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds no JSON object; {AGAIN}")
+    return checked(path, found)
 
 
 def table(path: Path, names: list[str]) -> np.ndarray:
     """Numbers of a .csv file, a row each time; only the columns `names` where it has them."""
-    lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    mark = max(",;\t", key=lines[0].count)
-    head = [cell.strip(' "') for cell in lines[0].split(mark)]
-    has_head = not any(cell.strip("+-").replace(".", "", 1).isdigit() for cell in head)
+    lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip(" ,;\t")]
+    mark = max(",;\t", key=lines[0].count) if lines else ","
+    head = [cell.strip(' "') for cell in lines[0].split(mark)] if lines else []
+    has_head = not any(map(is_number, head))
+    if len(lines) <= has_head:
+        raise ValueError("it holds no numbers")
     columns = [head.index(name) for name in names] if names and set(names) <= set(head) else None
-    return np.loadtxt(lines[has_head:], delimiter=mark, usecols=columns, ndmin=2)
+    rows = lines[has_head:]
+    return np.loadtxt(rows, delimiter=mark, usecols=columns, ndmin=2, comments=None)
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell of a table is a number, such as `-1.5e+00`."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def pillow(name: str = "Image") -> Any:
@@ -341,12 +512,20 @@ def without_far_ends(picture: Any) -> Any:
     return picture.crop((left, top, left + min(wide, most), top + min(high, most)))
 
 
+def ends(scale: str) -> tuple[float, float]:
+    """Black and white of a scale; ValueError where it is none."""
+    bits = f"0:{2 ** int(scale[:-3]) - 1}" if re.fullmatch("[0-9]{1,2}bit", scale) else scale
+    named = {"unit": "0:1", "symmetric": "-1:1"}.get(scale, bits if ":" in bits else f"0:{bits}")
+    black, white = map(float, named.split(":"))
+    if not (max(abs(black), abs(white)) <= 1e30 and white - black >= 1e-30):
+        raise ValueError(f"{scale} is no scale: black is below white, both are at most 1e+30")
+    return black, white
+
+
 def to_8_bits(values: Any, scale: str) -> np.ndarray:
     """Values by what is black and white: `12bit`, `unit`, `0:3000`."""
     is_whole = values.dtype.kind in "ui"
-    bits = f"0:{2 ** int(scale[:-3]) - 1}" if scale.endswith("bit") else scale
-    ends = {"unit": "0:1", "symmetric": "-1:1"}.get(scale, bits if ":" in bits else f"0:{bits}")
-    black, white = map(float, ends.split(":"))
+    black, white = ends(scale)
     if values.dtype.kind == "b" and scale in ("8bit", "unit"):
         levels = values * 255
     elif is_whole and black == 0 and white.is_integer() and white <= 1 << 54:
@@ -361,6 +540,8 @@ def to_8_bits(values: Any, scale: str) -> np.ndarray:
 def stored_array(path: Path, channels: int) -> np.ndarray:
     """A picture in a .npy file: (height, width, channels)."""
     values: np.ndarray = np.load(path, allow_pickle=False)
+    if values.dtype.kind not in "buif" or not values.size or not np.isfinite(values).all():
+        raise ValueError(f"it holds {values.dtype} {values.shape}, the rule is finite numbers")
     found = values[0] if values.ndim == 4 and len(values) == 1 else values
     found = found[..., None] if found.ndim == 2 and channels == 1 else found
     if found.ndim == 3 and found.shape[2] == channels:
@@ -407,11 +588,15 @@ def pixels_16_bit_of(path: Path, height: int, width: int, channels: int) -> np.n
     """One 16-bit picture as it is stored: uint16 (height, width, channels)."""
     if path.suffix.lower() == ".npy":
         values = stored_array(path, channels)
-        if values.shape[:2] == (height, width):
-            return values.astype(np.uint16)
     else:
         stored = values_of(path)
         values = stored.reshape(*stored.shape[:2], channels)
+    if values.dtype.kind not in "ui" or values.dtype == np.uint8:
+        raise ValueError(f"it holds {values.dtype}, the net reads uint16 as its data are stored")
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError(f"it has values {values.min()} to {values.max()}, 0 to 65535 are read")
+    if path.suffix.lower() == ".npy" and values.shape[:2] == (height, width):
+        return values.astype(np.uint16)
     planes = [pillow().fromarray(p.astype(np.float32)) for p in np.moveaxis(values, 2, 0)]
     planes = [p.resize((width, height), pillow().Resampling.BILINEAR) for p in planes]
     return np.asarray(np.rint(np.stack(planes, axis=2)).clip(0, 65535), np.uint16)
@@ -437,6 +622,10 @@ def audio_windows(path: Path, sound: dict[str, int]) -> np.ndarray:
     mean = np.rint(stored.reshape(-1, count).mean(1))
     samples = mean.clip(-32768, 32767).astype(np.int16)
     number = 1 + max(0, -(-(len(samples) - window) // stride))
+    if not len(samples) or number > MOST_WINDOWS:
+        raise ValueError(
+            f"it has {len(samples)} samples, the rule is 1 to {MOST_WINDOWS} windows of {window}"
+        )
     padded = np.zeros((number - 1) * stride + window, np.int16)
     padded[: len(samples)] = samples
     return np.stack([padded[n * stride : n * stride + window] for n in range(number)])
@@ -445,13 +634,17 @@ def audio_windows(path: Path, sound: dict[str, int]) -> np.ndarray:
 def damage(folder: Path) -> list[str]:
     """Files that are missing, changed or not listed in the manifest."""
     body, found = read_json(folder / "manifest.json"), []
+    if "files" not in body:
+        return ["manifest.json names no files"]
     rest = {key: value for key, value in body.items() if key != "sha256"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     if body.get("sha256") not in (None, hashlib.sha256(text.encode()).hexdigest()):
         found.append("manifest.json has changed since it was written")
     for name, file in body["files"].items():
-        content = (folder / name).read_bytes() if (folder / name).is_file() else b""
-        if hashlib.sha256(content).hexdigest() != file["sha256"]:
+        path = folder / name
+        is_there = path.is_file() and path.stat().st_size <= MOST_BYTES
+        content = path.read_bytes() if is_there else b""
+        if not is_there or hashlib.sha256(content).hexdigest() != file["sha256"]:
             found.append(f"{name} is missing or has changed since it was written")
     known = {*body["files"], "manifest.json", "manifest.json.sig"}
     there = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
@@ -468,6 +661,10 @@ def verify(folder: Path, name: str) -> int:
             ran += 1
         except Problem as problem:
             say(f"{each}: {problem}")
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001 (runtimes raise classes of their own)
+            problems.append(f"{each}: {described(error)}")
     for text in problems:
         say(f"problem: {text}")
     say(f"verdict: {'broken' if problems else 'holds' if ran else 'not run'}")
@@ -478,6 +675,8 @@ def formats_in(place: Path, name: str = "") -> list[str]:
     """Formats whose files are in an artifact; one without a name of an ONNX file."""
     if not place.is_dir():
         return [""]
+    if name and not (place / FORMATS[name]).is_file():
+        raise ValueError(f"there is no {place / FORMATS[name]}")
     return [name] if name else [n for n, path in FORMATS.items() if (place / path).is_file()]
 
 
@@ -487,6 +686,10 @@ def golden_problems(folder: Path, name: str) -> list[str]:
         np.load(folder / "golden" / file, allow_pickle=False) for file in ("pixels.npy", "int8.npy")
     )
     found = Bundle(folder, name).net.predict(samples)
+    if found.shape != expected.shape or not len(found):
+        return [
+            f"{name} gives {found.shape} predictions of golden samples, {expected.shape} are kept"
+        ]
     apart, order = float(np.abs(found - expected).max()), np.sort(expected, axis=1)
     clear = order[:, -1] - order[:, -2] > 2 * TOLERANCE
     same = int((found.argmax(1) == expected.argmax(1))[clear].sum())
@@ -504,8 +707,10 @@ def predict(place: Path, files: list[str], name: str, as_json: bool) -> int:
     for file in files:
         try:
             label, probability, windows = bundle.predict(Path(file))
-        except (OSError, ValueError, KeyError, EOFError, wave.Error) as error:
-            say(f"{file}: {error}", sys.stderr)
+        except Problem:
+            raise
+        except Exception as error:  # noqa: BLE001 (readers and runtimes raise classes of their own)
+            say(f"{file}: {described(error)}", sys.stderr)
             code = 3
             continue
         rejected = probability < bundle.below
@@ -518,6 +723,13 @@ def predict(place: Path, files: list[str], name: str, as_json: bool) -> int:
     return code
 
 
+def described(error: Exception) -> str:
+    """What an error says, on one line, with its kind where that is no usual one."""
+    text = " ".join(str(error).split())[:1000]
+    is_plain = type(error) in (ValueError, Problem) or isinstance(error, OSError)
+    return text if text and is_plain else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
 def say(text: str, stream: Any = None) -> None:
     """Write one line without codes that a terminal obeys."""
     safe = "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in text)
@@ -526,6 +738,9 @@ def say(text: str, stream: Any = None) -> None:
 
 def bench(places: list[Path], name: str, threads: int, seconds: float, as_json: bool) -> int:
     """Time one sample in every file, in rounds that take turns; the exit code."""
+    for place in places:
+        if place.is_dir() and (found := damage(place)):
+            raise ValueError(f"{place}: {found[0]}")
     timed = [net for place in places for net in opened(place, name, threads)]
     for _ in range(20):
         for net in timed:
@@ -592,6 +807,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.command == "predict" and not given.files:
         parser.error("predict needs files: predict ARTIFACT FILE ...")
+    if not (0 < given.seconds <= 86_400 and 1 <= given.threads <= 1024):
+        parser.error("the rule is 1 to 1024 --threads and more than 0, at most 86400 --seconds")
     try:
         if given.command == "verify":
             return verify(given.artifact, given.name)
@@ -599,8 +816,11 @@ def main() -> int:
             return predict(given.artifact, given.files, given.name, given.json)
         places = [given.artifact, *map(Path, given.files)]
         return bench(places, given.name, given.threads, given.seconds, given.json)
-    except (Problem, OSError, ValueError, KeyError) as error:
-        say(f"error: {error}", sys.stderr)
+    except MemoryError:
+        say("error: the machine lacks memory", sys.stderr)
+        return Problem.code
+    except Exception as error:  # noqa: BLE001 (readers and runtimes raise classes of their own)
+        say(f"error: {described(error)}", sys.stderr)
         return int(getattr(error, "code", 3))
 
 

@@ -20,7 +20,8 @@ from lepton_automl.data import audio_files, signal_files
 from lepton_automl.data.pictures import array_files, decode
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, parse
-from tests.helpers.artifacts import make_bundle, seal_bundle
+from lepton_automl.errors import DataError
+from tests.helpers.artifacts import make_bundle, seal_again, seal_bundle
 from tests.helpers.pictures import tiff
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "classify.py"
@@ -166,6 +167,127 @@ def test_windows_of_signals_are_those_of_lepton(tmp_path):
     (tmp_path / "a.csv").write_text("\n".join(lines))
     wanted = signal_files.read_windows(tmp_path / "a.csv", 10, 2, ("x", "y"), 4)
     assert np.array_equal(bundle.signal_windows(tmp_path / "a.csv"), wanted.values)
+    np.savetxt(tmp_path / "b.csv", rng.random((25, 2)), delimiter=",")  # As 1.5e-01: no names.
+    wanted = signal_files.read_windows(tmp_path / "b.csv", 10, 2, ("x", "y"), 4)
+    assert np.array_equal(bundle.signal_windows(tmp_path / "b.csv"), wanted.values)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 40_000, -40_000, 0.5])
+def test_values_that_lepton_refuses_are_refused(tmp_path, bad):
+    """Converted to 16 bits 40,000 would be -25,536, and NaN a number."""
+    bundle = object.__new__(device.Bundle)
+    bundle.shape, bundle.dtype, bundle.stride = (10, 2), np.dtype(np.int16), 4
+    values = np.arange(20.0).reshape(10, 2)
+    np.save(tmp_path / "a.npy", values)
+    assert bundle.signal_windows(tmp_path / "a.npy").tolist() == [values.tolist()]
+    values[3, 1] = bad
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(DataError):
+        signal_files.to_int16("a", signal_files.read_windows(tmp_path / "a.npy", 10, 2).values)
+    with pytest.raises(ValueError, match=r"finite|int16"):
+        bundle.signal_windows(tmp_path / "a.npy")
+    np.save(tmp_path / "b.npy", values[..., None])
+    with pytest.raises(ValueError, match=r"finite|uint16"):
+        device.deep_pixels_of(tmp_path / "b.npy", 10, 2, 1)
+
+
+def called(capsys, monkeypatch, *words):
+    """Exit code and output of the program, called in this process."""
+    monkeypatch.setattr(sys, "argv", ["lepton_device.py", *map(str, words)])
+    return device.main(), capsys.readouterr()
+
+
+WRONG = {
+    "class_names": [True, "x", [1], {}, 3],
+    "input": [True, [0, 8, 3], [10**9, 10**9, 1], [8, None, 3], [1.5, 8, 3], [], {"a": 1}, 2**64],
+    "input_type": [None, "object", "V9", [1], 7],
+    "pixel_scale": [1, "5:1", "x", "999999999bit", "9" * 200, "0"],
+    "channel_names": [None, "x", [[]]],
+    "window_stride": [-1, 1.5, "2", 2**64],
+    "reject_below": [None, [], 2, {"model.int8.onnx": "x"}, {"model.int8.onnx": 2}],
+    "front_end": [1, [], {"rate": 8000}, {"rate": 0, "window": 1, "stride": 0}],
+    "ship": [None, [], "other", {}],
+}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_wrong_fields_of_an_artifact_are_named(
+    artifact, pictures, tmp_path, capsys, monkeypatch, field
+):
+    copy = tmp_path / "artifact"
+    shutil.copytree(artifact, copy)
+    about = json.loads((copy / "about.json").read_text())
+    for value in WRONG[field]:
+        (copy / "about.json").write_text(json.dumps(about | {field: value}))
+        seal_again(copy)
+        code, said = called(capsys, monkeypatch, "predict", copy, pictures[0])
+        assert (code, said.out) == (3, "")
+        assert said.err.startswith(f"error: {copy / 'about.json'}: {field} is "), value
+        assert ", the rule is " in said.err
+        assert len(said.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "1",
+        '"x"',
+        "[" * 100_000,
+        '{"a": 1',
+        "{}",
+        '{"files": []}',
+        '{"files": {"../x": {"sha256": ""}}}',
+    ],
+)
+def test_other_manifests_are_named(artifact, tmp_path, capsys, monkeypatch, text):
+    copy = tmp_path / "artifact"
+    shutil.copytree(artifact, copy)
+    (copy / "manifest.json").write_text(text)
+    for words in (("verify", copy), ("predict", copy, "a.png"), ("bench", copy)):
+        code, said = called(capsys, monkeypatch, *words)
+        assert code == 6 if text == "{}" and words[0] == "verify" else 3
+        assert "manifest.json" in said.out + said.err
+
+
+def test_names_of_classes_that_contradict_the_model_are_refused(
+    artifact, pictures, tmp_path, capsys, monkeypatch
+):
+    """Else the program and `lepton predict` answer with different names."""
+    copy = tmp_path / "artifact"
+    shutil.copytree(artifact, copy)
+    about = json.loads((copy / "about.json").read_text())
+    about["class_names"] = about["class_names"][::-1]
+    (copy / "about.json").write_text(json.dumps(about))
+    seal_again(copy)
+    code, said = called(capsys, monkeypatch, "predict", copy, pictures[0])
+    assert (code, said.out) == (3, "")
+    assert "about.json and model.int8.onnx contradict each other: class_names" in said.err
+
+
+def test_what_a_runtime_cannot_open_or_a_file_was_changed_is_one_line(
+    artifact, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "a.onnx").write_bytes(b"no model")
+    code, said = called(capsys, monkeypatch, "bench", artifact, tmp_path / "a.onnx")
+    assert (code, len(said.err.splitlines())) == (3, 1)
+    copy = tmp_path / "artifact"
+    shutil.copytree(artifact, copy)
+    with (copy / "c" / "net.c").open("a") as file:
+        file.write("#error changed")
+    code, said = called(capsys, monkeypatch, "bench", copy)
+    assert code == 3
+    assert "c/net.c is missing or has changed" in said.err
+
+
+def test_answers_that_are_no_probabilities_are_refused(artifact, pictures, capsys, monkeypatch):
+    for answer in (np.nan, 0.5, -1.0):
+        made = np.full((1, 3), answer)
+        monkeypatch.setattr(device.OnnxNet, "predict", lambda net, samples, made=made: made)
+        code, said = called(capsys, monkeypatch, "predict", artifact, pictures[0])
+        assert (code, said.out) == (3, "")
+        assert "gives no probabilities" in said.err
 
 
 @pytest.mark.parametrize(("width", "channels"), [(1, 1), (2, 1), (2, 2), (3, 2), (4, 1)])
