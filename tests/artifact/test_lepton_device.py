@@ -188,7 +188,7 @@ def test_values_that_lepton_refuses_are_refused(tmp_path, bad):
         bundle.signal_windows(tmp_path / "a.npy")
     np.save(tmp_path / "b.npy", values[..., None])
     with pytest.raises(ValueError, match=r"finite|uint16"):
-        device.deep_pixels_of(tmp_path / "b.npy", 10, 2, 1)
+        device.pixels_16_bit_of(tmp_path / "b.npy", 10, 2, 1)
 
 
 def called(capsys, monkeypatch, *words):
