@@ -38,7 +38,11 @@ from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file
 from lepton_automl.compress.external.static_quantization import CalibrationPictures, silenced
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import equalization_groups, fold, rescale
+from lepton_automl.compress.quantization.equalization import (
+    equalization_groups,
+    fold_batchnorm,
+    rescale,
+)
 from lepton_automl.compress.quantization.quantize import quantize_model
 from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.config import Limits
@@ -345,6 +349,6 @@ def measure(name: str, seed: int, places: dict[str, str], given: argparse.Namesp
     folder = given.out.parent
     task = Task.opened(setting, places[setting.data], folder / "cache")
     kept = folder / "nets" / name.replace(", ", "-") / str(seed)
-    model = fold(trained(task, seed, kept))
+    model = fold_batchnorm(trained(task, seed, kept))
     row = {"plain": measured(model, task), "hard": measured(rescaled(model, seed), task)}
     append_row(given.out, {"key": [name, seed]} | row)

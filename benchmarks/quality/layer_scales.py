@@ -22,8 +22,8 @@ from lepton_automl.compress.evaluation import (
     kl_divergence,
 )
 from lepton_automl.compress.quantization.calibration import calibrate, clip_ranges
-from lepton_automl.compress.quantization.equalization import equalize, fold
-from lepton_automl.compress.quantization.rounding import quantize, reconstruct
+from lepton_automl.compress.quantization.equalization import equalize, fold_batchnorm
+from lepton_automl.compress.quantization.rounding import quantize, round_by_gptq
 from lepton_automl.data.sampling import PICTURES, balanced
 from lepton_automl.models.model import Model
 
@@ -36,7 +36,9 @@ def quantized(model: Model, pixels: Tensor, scale_of: Literal["channel", "layer"
     expected, made = float_probabilities(model, pixels), []
     for source in (model, equalize(model, calibrate(model, pixels))):
         ranges = clip_ranges(source, calibrate(source, pixels), pixels)
-        made.append(reconstruct(quantize(source, ranges, LIMIT, scale_of=scale_of), pixels, LIMIT))
+        made.append(
+            round_by_gptq(quantize(source, ranges, LIMIT, scale_of=scale_of), pixels, LIMIT)
+        )
     return min(made, key=lambda each: kl_divergence(expected, int8_probabilities(each, pixels)))
 
 
@@ -46,7 +48,7 @@ def main(arguments: list[str]) -> None:
     options.add_argument("run", type=Path)
     options.add_argument("data", type=Path, help=".npz with x_train, y_train, x_test, y_test")
     given = options.parse_args(arguments)
-    model = fold(Model.load(given.run / "models" / "best"))
+    model = fold_batchnorm(Model.load(given.run / "models" / "best"))
     with np.load(given.data) as arrays:
         labels, wanted = arrays["y_train"], arrays["y_test"]
         train, test = (

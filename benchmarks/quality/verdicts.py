@@ -32,7 +32,7 @@ from lepton_automl.artifact.measurements import ROUNDS, SECONDS
 from lepton_automl.artifact.verdict import FileMetrics
 from lepton_automl.compress.evaluation import int8_file
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.config import Limits, RunConfig
 from lepton_automl.cost.cost import static_cost
@@ -163,7 +163,7 @@ def random_net(number: int) -> Model:
     size, channels = SHAPES[name]
     draw, target = RandomTrial(number), load_target()
     arch, _ = load(name).sample(draw, size=size, channels=channels, classes=10, target=target)
-    return fold(initial_model(arch, CENTRED, number))
+    return fold_batchnorm(initial_model(arch, CENTRED, number))
 
 
 def figures(name: str, interval: tuple[float, float], model: Model) -> FileMetrics:

@@ -129,7 +129,7 @@ def _property(name: str, value: str) -> Document:
 def _card(verdict: Verdict, about: Provenance) -> Document:
     kinds = {1: "sound", 2: "time-series", 3: "image"}
     shape = "x".join(map(str, about.input))
-    is_foreign = about.origin == "foreign"
+    is_external = about.origin == "foreign"
     classes = f"probabilities of {len(about.class_names)} classes, float32"
     limits = [
         f"{limit.name} {units.quantity_text(limit.limit, LIMITS[limit.name].unit)}: {limit.status}"
@@ -140,7 +140,7 @@ def _card(verdict: Verdict, about: Provenance) -> Document:
         "modelParameters": {
             "approach": {"type": "supervised"},
             "task": "classification",
-            "architectureFamily": "unknown" if is_foreign else "convolutional neural network",
+            "architectureFamily": "unknown" if is_external else "convolutional neural network",
             "datasets": [{"ref": "data"}],
             "inputs": [{"format": f"{kinds[len(about.input)]}, {about.input_kind} {shape}"}],
             "outputs": [{"format": classes}],

@@ -130,7 +130,7 @@ class _Parts:
         return len(self.about.class_names)
 
     @property
-    def is_foreign(self) -> bool:
+    def is_external(self) -> bool:
         return self.about.origin == FOREIGN
 
 
@@ -245,7 +245,7 @@ def _metadata(parts: _Parts) -> list[str]:
         (FRONT_END, _NONE if about.front_end is None else about.front_end.to_json()),
     ):
         # Files of external models have fewer entries; before, scales of fractions were left out.
-        may_lack = parts.is_foreign or (key == PIXEL_SCALE and value in ("unit", "symmetric"))
+        may_lack = parts.is_external or (key == PIXEL_SCALE and value in ("unit", "symmetric"))
         said = {
             name: words.get(key, _NONE)
             for name, words in parts.words.items()
@@ -285,7 +285,7 @@ def _golden(parts: _Parts) -> list[str]:
 
 
 def _architectures(parts: _Parts) -> list[str]:
-    if parts.is_foreign:
+    if parts.is_external:
         return []
     found = []
     for name in MODELS:
@@ -329,7 +329,7 @@ def _about_verdict(parts: _Parts) -> list[str]:
         *_differing("--prefer", {ABOUT: about.prefer, VERDICT: verdict.prefer}),
         *_differing("class weights", {ABOUT: about.balanced, VERDICT: verdict.balanced}),
         *_differing("verdict", {"its limits and problems": status, VERDICT: verdict.status}),
-        *_differing("parity", {ABOUT: not parts.is_foreign, VERDICT: is_compared}),
+        *_differing("parity", {ABOUT: not parts.is_external, VERDICT: is_compared}),
         *_differing("drops", {"an artifact": sorted(_DROPS), VERDICT: sorted(verdict.drops)}),
     ]
     for name, figures in (

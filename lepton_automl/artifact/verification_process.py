@@ -21,7 +21,7 @@ from lepton_automl.artifact import manifest
 from lepton_automl.artifact.manifest import INT8, MODELS
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.verdict import Verdict
-from lepton_automl.artifact.verify import Request, is_foreign, refusal, refused_verdict, verify
+from lepton_automl.artifact.verify import Request, is_external, refusal, refused_verdict, verify
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.limited_process import (
     LimitedProcess,
@@ -131,7 +131,7 @@ def verify_in_fresh_process(request: Request) -> Verdict:
     MachineError
         If the process was killed, for example because memory ran out.
     """
-    if is_foreign(request.folder):
+    if is_external(request.folder):
         with VerificationProcess(request.folder) as verification:
             return verification.verify(request)
     with LimitedProcess(PROGRAM) as process:
@@ -168,7 +168,7 @@ def answer(message: Message) -> Message:
     try:
         return Message(verify(request).document())
     except MALFORMED as error:
-        is_own = request.digests is not None and not is_foreign(request.folder)
+        is_own = request.digests is not None and not is_external(request.folder)
         if is_own or is_of_machine(error) or is_out_of_memory(error):
             raise  # A bug, where this process's parent made the graphs.
         return Message(refused_verdict([_unmeasurable(error)], request).document())

@@ -236,7 +236,7 @@ def saturation_problems(target: str, machine: Machine) -> tuple[str, ...]:
     )
 
 
-def is_foreign(folder: Path) -> bool:
+def is_external(folder: Path) -> bool:
     """Whether the artifact is of a model that was made elsewhere."""
     return read_provenance(folder).origin == "foreign"
 
@@ -245,7 +245,7 @@ def reference_predictions(folder: Path, pixels: np.ndarray) -> np.ndarray:
     """Classes (N,) int64 that the float net before pruning predicts for pixels (N, H, W, C)."""
     path = folder / REFERENCE
     file = untrusted_files.read_bytes(path, MODEL, fix=manifest.FRESH)
-    if is_foreign(folder):
+    if is_external(folder):
         with UntrustedSession(path, file, folder) as session:
             found = session.predict(pixels)
     else:

@@ -305,16 +305,16 @@ class LimitedProcess:
         raise _crashed(pending, f"signal {-code}" if code < 0 else f"exit code {code}")
 
 
-def take(program: str) -> LimitedProcess:
-    """The idle process of this thread that runs a program, or a new one; see `give_back`."""
+def acquire(program: str) -> LimitedProcess:
+    """The idle process of this thread that runs a program, or a new one; see `release`."""
     kept: LimitedProcess | None = _idle().__dict__.pop(_key(program), None)
     if kept is None or not kept.is_usable:
         return LimitedProcess(program)
     return kept
 
 
-def give_back(process: LimitedProcess) -> None:
-    """Leave a process to the next `take`, or end it where it still works on a request."""
+def release(process: LimitedProcess) -> None:
+    """Leave a process to the next `acquire`, or end it where it still works on a request."""
     if process.is_usable:
         _idle().__dict__.setdefault(_key(process.program), process)
     else:

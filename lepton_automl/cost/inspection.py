@@ -16,7 +16,7 @@ from typing import Any
 from lepton_automl.core.field_types import check_types
 from lepton_automl.core.limited_process import LimitedProcess, ProcessLimits
 from lepton_automl.cost.kernels import Kernel, KernelTable
-from lepton_automl.cost.layer_table import Layer
+from lepton_automl.cost.layer_table import LayerRow
 from lepton_automl.cost.memory_steps import memory_steps
 from lepton_automl.errors import DataError
 from lepton_automl.models.arch import Arch
@@ -45,7 +45,7 @@ class Inspection:
     opset: int
     value_bytes: int
     """Bytes an element of a feature map: 1 in an int8 file, 4 in a float one."""
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerRow, ...]
     kernels: KernelTable | None
     """None where the file cannot be run here."""
     not_run: str
@@ -64,7 +64,7 @@ class Inspection:
         return sum(layer.parameter_bytes for layer in self.layers)
 
     @property
-    def peak(self) -> Layer | None:
+    def peak(self) -> LayerRow | None:
         """The first of the layers at which most memory is needed; None where there are none."""
         return max(self.layers, key=lambda layer: layer.ram_bytes, default=None)
 
@@ -112,7 +112,7 @@ def inspect_file(
 
 def _read(body: Mapping[str, Any], size: int) -> Inspection:
     layers = tuple(
-        Layer(
+        LayerRow(
             **each
             | {"reads": tuple(each["reads"]), "shape": tuple(each["shape"])}
             | {"alive": tuple((name, amount) for name, amount in each["alive"])}

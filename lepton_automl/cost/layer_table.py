@@ -30,7 +30,7 @@ FRONT_END = "front end"
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerRow:
     """An operator that computes."""
 
     name: str
@@ -153,7 +153,7 @@ def front_outputs(model: ModelProto) -> frozenset[str]:
     return frozenset(node.output[0] for node in nodes)
 
 
-def layer_table(model: ModelProto, value_bytes: int) -> list[Layer]:
+def layer_table(model: ModelProto, value_bytes: int) -> list[LayerRow]:
     """The layers of a model in order.
 
     Parameters
@@ -169,12 +169,12 @@ def layer_table(model: ModelProto, value_bytes: int) -> list[Layer]:
     known = {v.name for v in (*graph.input, *graph.value_info, *graph.output)}
     steps = {names.owner[step.name]: step for step in memory_steps_of(graph, shapes)[1:]}
     bytes_of = _bytes_by_layer(graph, names, sizes)
-    found: dict[str, Layer] = {}
+    found: dict[str, LayerRow] = {}
     for number, name in names.layer_of.items():
         node = graph.node[number]
         step = steps.get(name)
         is_front = name == FRONT_END
-        found[name] = Layer(
+        found[name] = LayerRow(
             name=name,
             kind="log-mel features" if is_front else kind_text(node, shapes),
             reads=("",) if is_front else _reads(node, names),

@@ -2,7 +2,7 @@
 
 Start at `run`: it opens a run and goes through its `stages`; `export` writes, verifies and seals
 the artifact, which gives an `outcome`; `verify` verifies it again. `context` opens a run:
-`option_checks` loads and checks what its options name, `data_opening` opens the data.
+`resources` loads and checks what its options name, `data_opening` opens the data.
 
 - other commands on a run: `pick`, `status`, `front`, `dashboard`, and `stores` (`lepton store`)
 - models that no search made: `compress_net` (lepton's format), `compress_onnx` (ONNX)

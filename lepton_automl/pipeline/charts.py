@@ -275,7 +275,7 @@ FRONT = Shape(svg_circle, 5.5, BLUE)
 OTHER = Shape(svg_circle, 3.2, FAINT, 0.45)
 
 
-def write_front(
+def write_front_chart(
     folder: Path,
     rows: Sequence[TrialRow],
     front: Sequence[TrialRow],
@@ -307,11 +307,11 @@ def write_front(
     if not trained:
         return None
     name = real_path(folder).name
-    text = draw_front(trained, {row.number for row in front}, chosen, picked, name, measure)
+    text = front_chart(trained, {row.number for row in front}, chosen, picked, name, measure)
     return files.write(folder / _FRONT_CHART, text)
 
 
-def draw_front(
+def front_chart(
     rows: Sequence[TrialRow],
     front: Collection[int],
     chosen: int,
@@ -447,7 +447,7 @@ class Tried(Protocol):
     def why(self) -> str: ...
 
 
-def write_steps(folder: Path, steps: Sequence[Tried]) -> Path:
+def write_compression_chart(folder: Path, steps: Sequence[Tried]) -> Path:
     """Draw the steps into `folder`/compression.svg.
 
     Parameters
@@ -462,10 +462,10 @@ def write_steps(folder: Path, steps: Sequence[Tried]) -> Path:
     MachineError
         If the file cannot be written.
     """
-    return files.write(folder / STEPS_CHART, draw_steps(steps, real_path(folder).name))
+    return files.write(folder / STEPS_CHART, compression_chart(steps, real_path(folder).name))
 
 
-def draw_steps(steps: Sequence[Tried], name: str) -> str:
+def compression_chart(steps: Sequence[Tried], name: str) -> str:
     """The drawing as SVG: accuracy on validation over latency, or bytes, of the int8 file."""
     is_timed = all(step.latency_ms is not None for step in steps)
     costs = [(step.latency_ms if is_timed else step.size_bytes) or 1.0 for step in steps]

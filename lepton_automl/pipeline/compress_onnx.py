@@ -47,14 +47,14 @@ from lepton_automl.models.onnx_file import slimmed
 from lepton_automl.pipeline import charts
 from lepton_automl.pipeline.context import (
     data_places,
-    open_data,
     open_ledger,
+    open_run_data,
     part_options,
     use_one_thread,
 )
 from lepton_automl.pipeline.export import made_decisions, verify_and_seal, written_outcome
-from lepton_automl.pipeline.option_checks import resolve
 from lepton_automl.pipeline.outcome import Outcome
+from lepton_automl.pipeline.resources import resolve
 from lepton_automl.runs.definition import Definition
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import record_decision
@@ -110,7 +110,7 @@ def compress_model(
         )
     expected = _expected(expects)
     definition = _definition(config, source, preprocessing, labels)
-    dataset = open_data(config, emit)
+    dataset = open_run_data(config, emit)
     if dataset.kind != "pictures":
         raise DataError(
             f"{config.data} holds {dataset.kind}; models made elsewhere are read for pictures only",
@@ -154,7 +154,7 @@ def compress_model(
         quantization, steps = compression.run()
         record_decision(ledger, _quantization_decision(quantization))
         write_steps(place, steps)
-        charts.write_steps(folder.path, steps)
+        charts.write_compression_chart(folder.path, steps)
         made = made_decisions(dataset, ledger)
         digests = _written(config, definition, model, dataset, quantization, made, folder, emit)
         outcome = verify_and_seal(

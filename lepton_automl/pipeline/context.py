@@ -30,7 +30,7 @@ from lepton_automl.data.dataset import Dataset
 from lepton_automl.data.opening import DataPlace, locate_data
 from lepton_automl.errors import ConfigError, DataError, InfeasibleError
 from lepton_automl.pipeline import data_opening
-from lepton_automl.pipeline.option_checks import (
+from lepton_automl.pipeline.resources import (
     Resources,
     check_folds,
     check_formats,
@@ -49,7 +49,7 @@ from lepton_automl.search.executors.measuring_host import HostStopwatch
 from lepton_automl.search.finals.results import last_finalist_results
 from lepton_automl.search.space.search_space import SearchSpace
 from lepton_automl.search.trials import read_trials
-from lepton_automl.search.warm_start import Source, source
+from lepton_automl.search.warm_start import WarmStartSource, source
 from lepton_automl.training.precision import precision_decision
 
 
@@ -135,7 +135,7 @@ def _opened(
     stored: StoredRun | None,
 ) -> Iterator[RunContext]:
     try:
-        dataset = open_data(config, emit)
+        dataset = open_run_data(config, emit)
     except DataError as error:
         if stored is None:
             raise
@@ -215,7 +215,7 @@ def use_one_thread() -> None:
     threadpool_limits(1)
 
 
-def open_data(config: RunConfig, emit: Emit) -> Dataset:
+def open_run_data(config: RunConfig, emit: Emit) -> Dataset:
     """Open the data of a run; ignored files are listed in its folder.
 
     Raises
@@ -353,7 +353,7 @@ def _command(config: RunConfig) -> dict[str, Any]:
 
 def define_run(
     config: RunConfig, resources: Resources, dataset: Dataset, space: SearchSpace
-) -> tuple[Definition, Source]:
+) -> tuple[Definition, WarmStartSource]:
     """The definition of the run, and the run that it is warm-started from."""
     model = resources.latency_model
     definition = Definition(

@@ -16,7 +16,7 @@ from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.ledger import EventKind, LedgerView
 from lepton_automl.search import progress
 from lepton_automl.search.finals.results import last_finalist_results
-from lepton_automl.search.finals.selection import Choice, Option, choose
+from lepton_automl.search.finals.selection import Option, Selection, choose
 from lepton_automl.search.objectives import load as load_objective
 from lepton_automl.search.pareto import series
 from lepton_automl.search.request import TrialRow
@@ -85,14 +85,14 @@ def front_of(ledger: LedgerView, definition: Definition) -> Front:
     )
 
 
-def _choice(ledger: LedgerView, trials: Trials, definition: Definition) -> Choice:
+def _choice(ledger: LedgerView, trials: Trials, definition: Definition) -> Selection:
     """The winner that was recorded last, or the best trial now."""
     named = list(ledger.all(EventKind.WINNER).values())
     if named:
         number, reason = named[-1]["number"], named[-1]["reason"]
         if number not in trials or not isinstance(reason, str):
             raise ValueError(f"the winner {number!r:.60} is no trial, or its reason no text")
-        return Choice(number, reason)
+        return Selection(number, reason)
     options = [
         Option(n, trials.best_result(n).correct, trials[n].cost, strata=trials.strata)
         for n in trials.trained()
@@ -122,4 +122,4 @@ def draw(folder: RunFolder, ledger: LedgerView) -> None:
     front = front_of(ledger, folder.definition())
     picked = {event["number"] for event in ledger.all(EventKind.PICK).values()}
     measure = w.accuracy_title(front.is_balanced)
-    charts.write_front(folder.path, front.rows, front.front, front.number, picked, measure)
+    charts.write_front_chart(folder.path, front.rows, front.front, front.number, picked, measure)

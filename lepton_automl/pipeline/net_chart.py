@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lepton_automl.core import units
 from lepton_automl.cost.inspection import Inspection
-from lepton_automl.cost.layer_table import Layer
+from lepton_automl.cost.layer_table import LayerRow
 from lepton_automl.pipeline.charts import (
     BLUE,
     FAINT,
@@ -35,7 +35,7 @@ class _Column:
     """Bars beside the boxes."""
 
     title: str
-    value: Callable[[Layer], float]
+    value: Callable[[LayerRow], float]
     words: Callable[[float], str]
     total: float
     colour: str
@@ -121,7 +121,7 @@ def _input(found: Inspection) -> str:
     return svg_text(_LEFT + 10, _y(-1) + 5, _cut(words, 48), FAINT)
 
 
-def _box(layer: Layer, number: int) -> str:
+def _box(layer: LayerRow, number: int) -> str:
     y = _y(number)
     shape = "x".join(map(str, layer.shape))
     about = f"{layer.name}: {layer.kind}, gives {shape or 'an unknown shape'}"
@@ -142,7 +142,7 @@ def _cut(words: str, most: int) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
-def _edges(layers: Sequence[Layer]) -> list[str]:
+def _edges(layers: Sequence[LayerRow]) -> list[str]:
     """A line from each layer to those that read it; one that skips layers runs on the left."""
     place = {layer.name: number for number, layer in enumerate(layers)} | {"": -1}
     found = []
@@ -170,7 +170,7 @@ def _skip(start: int, end: int) -> str:
     )
 
 
-def _bars(layers: Sequence[Layer], column: _Column, x: float) -> list[str]:
+def _bars(layers: Sequence[LayerRow], column: _Column, x: float) -> list[str]:
     most = max((column.value(layer) for layer in layers), default=0) or 1
     parts = [
         svg_text(x, _TOP - 40, column.title, INK),

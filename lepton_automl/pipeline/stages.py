@@ -230,7 +230,7 @@ def compress(
             record_decision(ledger, judged)
     if may_refit and context.config.refit == "auto":
         record_decision(ledger, _refit_decision(context, result))
-    charts.write_steps(context.folder.path, result.steps)
+    charts.write_compression_chart(context.folder.path, result.steps)
     return result
 
 

@@ -32,7 +32,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True, eq=False)
-class KnownTrial:
+class PriorTrial:
     """A trial that another run has trained under the same conditions."""
 
     trial: Trial
@@ -59,10 +59,10 @@ class WarmStart:
 
     first: tuple[dict[str, Any], ...] = ()
     """Parameters of the first trials."""
-    observed: tuple[KnownTrial, ...] = ()
+    observed: tuple[PriorTrial, ...] = ()
     """Trials whose results are used for the proposals; they are not trained or selected here."""
 
-    def within(self, limits: Limits) -> list[KnownTrial]:
+    def within(self, limits: Limits) -> list[PriorTrial]:
         """The observed trials within `limits`."""
         return [known for known in self.observed if not violations(known.trial.cost, limits)]
 
@@ -74,7 +74,7 @@ class WarmStart:
 
 
 @dataclass(frozen=True)
-class Source:
+class WarmStartSource:
     """The other run, as the definition of this run names it."""
 
     place: str = ""
@@ -109,7 +109,7 @@ def read_warm_start(ledger: LedgerView) -> WarmStart:
     if event is None:
         return WarmStart()
     observed = [
-        KnownTrial(
+        PriorTrial(
             Trial.from_event(known["trial"]),
             tuple((n, a) for n, a in known["results"]),
             known["samples"],
@@ -128,7 +128,7 @@ def source(
     samples: int,
     budget_seconds: float | None,
     fresh: bool,
-) -> Source:
+) -> WarmStartSource:
     """Read what a search with the definition `wanted` can use of the run in `other`.
 
     With the same space, data, target and time its results are reused. Otherwise, or where latency
@@ -161,11 +161,11 @@ def source(
         If it is this run, has trained nothing, or nothing of it fits.
     """
     if other is None:
-        return Source()
+        return WarmStartSource()
     place = str(real_path(other))
     digest = None if fresh else _digest_used(folder, place)
     if digest is not None:
-        return Source(place, digest)
+        return WarmStartSource(place, digest)
     found = locate(other)
     if real_path(found.path) == real_path(folder.path):
         raise ConfigError(
@@ -194,7 +194,7 @@ def source(
             kept = {path for point in first for path in point}
             unknown = sorted({path for point in points for path in point} - kept)
             event = {"first": first, "observed": [], "unknown": unknown}
-        return Source(place, _digest(ledger), event)
+        return WarmStartSource(place, _digest(ledger), event)
 
 
 def _digest_used(folder: RunFolder, place: str) -> str | None:

@@ -18,7 +18,7 @@ from lepton_automl.artifact import judging
 from lepton_automl.artifact.verify import Request, verify
 from lepton_automl.artifact.writer import write_artifact
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.config import Limits
 from lepton_automl.cost.targets import load
@@ -49,7 +49,7 @@ def written(tmp_path_factory):
     """An artifact of three nets, its request, and which pictures each file gets right."""
     root, model = tmp_path_factory.mktemp("evidence"), known_net.net()
     gap = float(predict_logits(model, random_pixels(model.arch, 60, 1)).std())
-    twin, source = (fold(shifted(model, gap * each)) for each in (0.5, 1.0))
+    twin, source = (fold_batchnorm(shifted(model, gap * each)) for each in (0.5, 1.0))
     pixels = random_pixels(model.arch, COUNT, 5)
     labels = predict_logits(model, pixels).argmax(1).numpy()
     labels = np.where(np.arange(COUNT) % 12, labels, (labels + 1) % 3)

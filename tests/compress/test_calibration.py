@@ -11,7 +11,7 @@ from lepton_automl.compress.quantization.calibration import (
     clip_ranges,
     quantized_values,
 )
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.data.sampling import balanced
 from lepton_automl.models.graph import ACTIVATIONS, Gate, Linear, MaxPool
@@ -20,7 +20,7 @@ from tests.helpers.nets import random_arch, random_model, random_pixels
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_streaming_sees_what_all_pictures_at_once_show(batch):
-    model = fold(random_model(random_arch(5, activations=ACTIVATIONS), 5))
+    model = fold_batchnorm(random_model(random_arch(5, activations=ACTIVATIONS), 5))
     pixels = random_pixels(model.arch, 30, 5)
     seen = {}
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_pictures_come_from_all_classes_in_turn():
 
 
 def made(seed, count=48):
-    model = fold(random_model(random_arch(seed, activations=ACTIVATIONS), seed))
+    model = fold_batchnorm(random_model(random_arch(seed, activations=ACTIVATIONS), seed))
     return model, random_pixels(model.arch, count, seed)
 
 

@@ -13,7 +13,7 @@ from lepton_automl.compress.pruning.cut import (
     remove_layer,
     renamed_without_layer,
 )
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.errors import ArchError
 from lepton_automl.models.arch import chain
 from lepton_automl.models.graph import ACTIVATIONS
@@ -48,7 +48,7 @@ def test_cutting_any_width_equals_silencing_it(block):
         shape = (24, 3) if seed % 4 == 3 else (8, 8, 3)
         model = random_model(random_arch(seed, input=shape, activations=ACTIVATIONS), seed)
         if seed % 2:
-            model = fold(model)
+            model = fold_batchnorm(model)
         pixels = random_pixels(model.arch, 2, seed)
         widths = model.arch.graph.widths
         for width in rng.sample(widths, min(2, len(widths))):

@@ -8,7 +8,11 @@ import torch
 
 from lepton_automl.compress.evaluation import float_probabilities, int8_file, kl_divergence
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import equalization_groups, equalize, fold
+from lepton_automl.compress.quantization.equalization import (
+    equalization_groups,
+    equalize,
+    fold_batchnorm,
+)
 from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.models.arch import chain
 from lepton_automl.models.graph import ACTIVATIONS
@@ -49,7 +53,7 @@ def uneven(model, sigma, seed=0):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_equalising_leaves_the_function_as_it_was(seed):
-    model = fold(random_model(random_arch(seed, activations=ACTIVATIONS), seed))
+    model = fold_batchnorm(random_model(random_arch(seed, activations=ACTIVATIONS), seed))
     pixels = random_pixels(model.arch, 8, seed)
     even = equalize(model, calibrate(model, pixels))
     torch.testing.assert_close(logits(even, pixels), logits(model, pixels), rtol=1e-3, atol=1e-4)
@@ -58,7 +62,7 @@ def test_equalising_leaves_the_function_as_it_was(seed):
 @pytest.mark.parametrize("middle", [Conv(16), SepConv(24)], ids=["dense", "depthwise"])
 def test_a_net_with_uneven_channels_is_saved_without_training(middle):
     arch = chain((16, 16, 3), [Stem(16), middle, Conv(32), Head()], 5)
-    model = fold(random_model(arch, 1))
+    model = fold_batchnorm(random_model(arch, 1))
     pixels, hard = random_pixels(arch, 128, 1), uneven(model, 1.4)
     wanted = float_probabilities(model, pixels)
     torch.testing.assert_close(
@@ -87,7 +91,7 @@ def test_groups_span_skip_connections_and_pools_but_no_gates_and_no_relu6():
 def test_folding_changes_the_form_and_not_the_function(seed):
     model = random_model(random_arch(seed, activations=ACTIVATIONS), seed)
     x = model.preprocessing.apply(random_pixels(model.arch, 4, seed))
-    folded_weights = fold(model)
+    folded_weights = fold_batchnorm(model)
     with torch.no_grad():
         expected, given = model.network()(x), folded_weights.network()(x)
     assert folded_weights.is_folded
@@ -96,5 +100,5 @@ def test_folding_changes_the_form_and_not_the_function(seed):
 
 
 def test_folding_twice_is_folding_once():
-    folded_weights = fold(random_model(random_arch(1), 1))
-    assert fold(folded_weights) is folded_weights
+    folded_weights = fold_batchnorm(random_model(random_arch(1), 1))
+    assert fold_batchnorm(folded_weights) is folded_weights

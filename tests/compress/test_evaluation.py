@@ -16,7 +16,7 @@ from lepton_automl.compress.evaluation import (
     validation_accuracy,
 )
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
@@ -35,7 +35,7 @@ def test_divergence_is_the_mean_relative_entropy():
 
 
 def test_a_float_model_is_judged_in_float_and_an_int8_model_by_its_file():
-    model = fold(random_model(random_arch(3), 3))
+    model = fold_batchnorm(random_model(random_arch(3), 3))
     pixels = random_pixels(model.arch, 40, 3)
     answers = torch.from_numpy(float_probabilities(model, pixels).argmax(1))
     labels = answers.clone()
@@ -53,13 +53,13 @@ def test_a_float_model_is_judged_in_float_and_an_int8_model_by_its_file():
 
 
 def test_the_judged_file_is_a_standard_one():
-    model = fold(random_model(random_arch(3), 3))
+    model = fold_batchnorm(random_model(random_arch(3), 3))
     made = quantize(model, calibrate(model, random_pixels(model.arch, 8)), 64)
     onnx.checker.check_model(int8_file(made), full_check=True)
 
 
 def test_where_classes_count_alike_so_do_their_shares():
-    model = fold(random_model(random_arch(3), 3))
+    model = fold_batchnorm(random_model(random_arch(3), 3))
     pixels = random_pixels(model.arch, 40, 3)
     labels = float_probabilities(model, pixels).argmax(1)
     labels[:10] = (labels[:10] + 1) % model.arch.classes

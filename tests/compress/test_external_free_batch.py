@@ -14,13 +14,13 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from lepton_automl.compress.external.interface import wrap_model
-from lepton_automl.compress.external.preprocessing import Preprocessing
+from lepton_automl.compress.external.preprocessing import ExternalPreprocessing
 from lepton_automl.compress.external.reader import signature
 from lepton_automl.errors import DataError
 from lepton_automl.models import onnx_file
 
 PATH = Path("model.onnx")
-AS_IS = Preprocessing(1 / 255, (0.0,), (1.0,), "grey", "a test")
+AS_IS = ExternalPreprocessing(1 / 255, (0.0,), (1.0,), "grey", "a test")
 
 
 class Windows(nn.Module):

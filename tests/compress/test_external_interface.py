@@ -16,17 +16,17 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from lepton_automl.artifact.measurements import file_problems
 from lepton_automl.compress.external.interface import with_preprocessing, wrap_model
 from lepton_automl.compress.external.model import ExternalModel
-from lepton_automl.compress.external.preprocessing import Preprocessing
+from lepton_automl.compress.external.preprocessing import ExternalPreprocessing
 from lepton_automl.compress.external.reader import signature
 from lepton_automl.errors import DataError
 from lepton_automl.models import onnx_file
 from tests.helpers import external_models as models
 
 PATH = Path("model.onnx")
-SEEN = Preprocessing(1 / 255, (models.MEAN,), (models.STD,), "grey", "a test")
+SEEN = ExternalPreprocessing(1 / 255, (models.MEAN,), (models.STD,), "grey", "a test")
 
 
-def wrap(made: ModelProto, seen: Preprocessing | None = SEEN) -> ExternalModel:
+def wrap(made: ModelProto, seen: ExternalPreprocessing | None = SEEN) -> ExternalModel:
     return wrap_model(PATH, made, signature(PATH, made), seen, models.CLASSES)
 
 
@@ -94,7 +94,7 @@ def linear(shape: list, kind: int) -> ModelProto:
 def test_channels_are_ordered_shifted_and_scaled_as_asked(layout: str, order: str) -> None:
     shape = ["n", 3, 4, 5] if layout == "NCHW" else ["n", 4, 5, 3]
     made = linear(shape, TensorProto.FLOAT)
-    seen = Preprocessing(0.01, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), order, "a test")
+    seen = ExternalPreprocessing(0.01, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), order, "a test")
     pixels = np.random.default_rng(1).integers(0, 256, (6, 4, 5, 3), np.uint8)
     x = pixels[..., ::-1] if order == "BGR" else pixels
     x = ((x * 0.01 - np.array(seen.mean)) / np.array(seen.std)).astype(np.float32)
@@ -123,8 +123,8 @@ def test_constants_after_the_input_are_joined_with_the_preprocessing(layout: str
         made.graph.initializer.append(numpy_helper.from_array(array, kind))
         last = f"k{number}"
     made.graph.node[len(constants)].input[0] = last
-    seen = Preprocessing(0.01, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), "BGR", "a test")
-    other = Preprocessing(0.02, (0.4, 0.3, 0.1), (0.9, 0.8, 0.7), "BGR", "a test")
+    seen = ExternalPreprocessing(0.01, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), "BGR", "a test")
+    other = ExternalPreprocessing(0.02, (0.4, 0.3, 0.1), (0.9, 0.8, 0.7), "BGR", "a test")
     pixels = np.random.default_rng(1).integers(0, 256, (6, 4, 5, 3), np.uint8)
     session = onnxruntime.InferenceSession(made.SerializeToString())
     file = wrap(made, seen).file

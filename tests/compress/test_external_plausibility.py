@@ -19,17 +19,17 @@ from lepton_automl.compress.external.plausibility import (
     order_warning,
     stated_accuracies,
 )
-from lepton_automl.compress.external.preprocessing import Preprocessing
+from lepton_automl.compress.external.preprocessing import ExternalPreprocessing
 from lepton_automl.compress.external.reader import signature
 from lepton_automl.errors import DataError
 from tests.helpers import external_models as models
 
-RIGHT = Preprocessing(1 / 255, (models.MEAN,), (models.STD,), "grey", "a test")
+RIGHT = ExternalPreprocessing(1 / 255, (models.MEAN,), (models.STD,), "grey", "a test")
 PATH = Path("model.onnx")
 
 
 @functools.cache
-def wrapped(known: Preprocessing, names: tuple[str, ...]) -> ExternalModel:
+def wrapped(known: ExternalPreprocessing, names: tuple[str, ...]) -> ExternalModel:
     made = models.model()
     found = wrap_model(PATH, made, signature(PATH, made), known, names)
     return dataclasses.replace(found, pixels=known, order=ClassOrder(names))
@@ -80,11 +80,11 @@ def test_any_other_order_of_the_outputs_is_recognised() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        Preprocessing(1.0, (0.0,), (1.0,), "grey", "a test"),
-        Preprocessing(1 / 255, (500.0,), (0.001,), "grey", "a test"),
+        ExternalPreprocessing(1.0, (0.0,), (1.0,), "grey", "a test"),
+        ExternalPreprocessing(1 / 255, (500.0,), (0.001,), "grey", "a test"),
     ],
 )
-def test_fitting_pixels_are_named_and_not_taken(wrong: Preprocessing) -> None:
+def test_fitting_pixels_are_named_and_not_taken(wrong: ExternalPreprocessing) -> None:
     made = wrapped(wrong, models.CLASSES)
     with pytest.raises(DataError, match=r"with (pixels|dark)") as caught:
         check_plausible(made, sample(models.CLASSES), None)

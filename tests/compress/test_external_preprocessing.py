@@ -9,7 +9,7 @@ from onnx import ModelProto, helper
 
 from lepton_automl.compress.external.class_order import labels_in
 from lepton_automl.compress.external.find_preprocessing import find_preprocessing, stated_size
-from lepton_automl.compress.external.preprocessing import Preprocessing
+from lepton_automl.compress.external.preprocessing import ExternalPreprocessing
 from lepton_automl.compress.external.reader import Signature
 from lepton_automl.data.pictures.framing import Framing
 from lepton_automl.errors import ConfigError, DataError
@@ -28,11 +28,13 @@ def known(folder: Path, given: Path | None = None, seen: Signature = COLOUR, **w
 def test_a_file_says_it_and_what_it_leaves_out_is_usual(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text('mean = [0.1, 0.2, 0.3]\nstd = 0.5\norder = "BGR"\n')
-    wanted = Preprocessing(1 / 255, (0.1, 0.2, 0.3), (0.5,) * 3, "BGR", str(path), is_option=True)
+    wanted = ExternalPreprocessing(
+        1 / 255, (0.1, 0.2, 0.3), (0.5,) * 3, "BGR", str(path), is_option=True
+    )
     assert known(tmp_path, path) == wanted
     path = tmp_path / "a.json"
     path.write_text('{"scale": 1, "mean": 127.5, "std": 127.5}')
-    assert known(tmp_path, path, GREY) == Preprocessing(
+    assert known(tmp_path, path, GREY) == ExternalPreprocessing(
         1.0, (127.5,), (127.5,), "grey", str(path), is_option=True
     )
 
@@ -121,7 +123,7 @@ MEAN, STD = [0.1, 0.2, 0.3], [0.5, 0.25, 0.2]
 HF = {"image_processor_type": "ViTImageProcessor", "image_mean": MEAN, "image_std": STD}
 
 
-def by_formula(known: Preprocessing, pixels: np.ndarray) -> np.ndarray:
+def by_formula(known: ExternalPreprocessing, pixels: np.ndarray) -> np.ndarray:
     """What (n, 3) RGB pixels become."""
     x = pixels[:, ::-1] if known.order == "BGR" else pixels
     return (x * known.scale - np.array(known.mean)) / np.array(known.std)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lepton_automl.compress.least_squares import RIDGE, Moments, extract_patches
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.models.arch import chain
 from lepton_automl.models.layers.conv import Conv
 from lepton_automl.models.layers.head import Head
@@ -17,7 +17,7 @@ from tests.helpers.nets import random_model
 @pytest.mark.parametrize("middle", [Conv(6, stride=2), SepConv(4)], ids=["dense", "depthwise"])
 def test_patches_times_weights_are_the_convolution(middle):
     arch = chain((8, 8, 3), [Stem(4), middle, Head()], 5)
-    model = fold(random_model(arch, 0))
+    model = fold_batchnorm(random_model(arch, 0))
     op = list(arch.graph.weighted_ops)[1]
     value = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     seen = extract_patches(op, value)

@@ -7,7 +7,7 @@ import torch
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.compress.quantization.qat import (
     fake_quantized_forward,
     finetune,
@@ -26,7 +26,7 @@ from tests.helpers.nets import random_arch, random_model, random_pixels
 
 @pytest.mark.parametrize("seed", range(12))
 def test_simulated_rounding_is_what_onnxruntime_computes(seed):
-    model = fold(random_model(random_arch(seed, activations=ACTIVATIONS), seed))
+    model = fold_batchnorm(random_model(random_arch(seed, activations=ACTIVATIONS), seed))
     pixels = random_pixels(model.arch, 32, seed)
     model = quantize(model, calibrate(model, pixels), 64)
     forward = fake_quantized_forward(
@@ -47,7 +47,7 @@ def test_training_with_rounding_repairs_what_rounding_broke():
     pixels = random_pixels(arch, 192, 5)
     labels = reference.network()(reference.preprocessing.apply(pixels)).argmax(1)
     data = LabelledTensors(pixels, labels)
-    model = fold(reference)
+    model = fold_batchnorm(reference)
     coarse = quantize(model, calibrate(model, pixels), 3, correct=False)  # weights in +-3
     target = targets.load()
     target = type(target)(**{**vars(target), "weight_limit": 3})

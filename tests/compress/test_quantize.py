@@ -5,7 +5,7 @@ import dataclasses
 from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.evaluation import int8_file
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.compress.quantization.quantize import NEAREST, quantize_model
 from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.config import Limits
@@ -23,7 +23,7 @@ from tests.helpers.nets import random_model, random_pixels
 
 def plain(seed=0):
     arch = chain((8, 8, 1), [Stem(8), ConvLayer(8), Head()], 3)
-    return fold(random_model(arch, seed)), random_pixels(arch, 32, seed)
+    return fold_batchnorm(random_model(arch, seed)), random_pixels(arch, 32, seed)
 
 
 def test_fine_tuning_with_quantization_happens_only_where_validation_loses_too_much():
@@ -88,7 +88,13 @@ def test_all_methods_are_evaluated_where_rounding_to_nearest_is_not_accurate_eno
         assert made.kl_divergence == min(result.kl_divergence for result in made.results)
         # The oracle: the same integers written and judged from outside.
         file = int8_file(
-            quantize(fold(model), calibrate(fold(model), pixels), 2, clip=False, correct=False)
+            quantize(
+                fold_batchnorm(model),
+                calibrate(fold_batchnorm(model), pixels),
+                2,
+                clip=False,
+                correct=False,
+            )
         )
         right = onnx_probabilities(file, pixels).argmax(1) == labels.numpy()
         assert made.results[0].accuracy == right.mean()

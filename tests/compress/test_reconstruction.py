@@ -8,7 +8,7 @@ import torch
 from lepton_automl.compress.pruning import reconstruction
 from lepton_automl.compress.pruning.cut import OUTPUT_PARTS, cut_channels
 from lepton_automl.compress.pruning.reconstruction import reconstruct
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.models.arch import chain
 from lepton_automl.models.graph import ACTIVATIONS, Conv
 from lepton_automl.models.layers.conv import Conv as Dense
@@ -59,7 +59,9 @@ NETS = {
 
 
 @pytest.mark.parametrize("name", NETS)
-@pytest.mark.parametrize("form", [fold, lambda model: model], ids=["folded", "not folded"])
+@pytest.mark.parametrize(
+    "form", [fold_batchnorm, lambda model: model], ids=["folded", "not folded"]
+)
 def test_the_twin_of_each_channel_that_goes_takes_its_place(name, form):
     model = form(random_model(chain((12, 12, 3), NETS[name], 5), 1))
     pixels, others = random_pixels(model.arch, 256, 1), random_pixels(model.arch, 64, 2)
@@ -84,10 +86,10 @@ def test_it_makes_no_difference_whether_normalisation_was_folded_before():
     model = random_model(chain((12, 12, 3), NETS["residual"], 5), 1)
     pixels = random_pixels(model.arch, 128, 1)
     less, kept = halved(model)
-    before, after = fold(model), fold(reconstruct(less, model, kept, pixels))
-    same = reconstruct(fold(less), before, kept, pixels)
+    before, after = fold_batchnorm(model), fold_batchnorm(reconstruct(less, model, kept, pixels))
+    same = reconstruct(fold_batchnorm(less), before, kept, pixels)
     # The ridge holds weights that differ by the factor of a channel.
-    assert distance(after, same, pixels) < 0.05 * distance(fold(less), same, pixels)
+    assert distance(after, same, pixels) < 0.05 * distance(fold_batchnorm(less), same, pixels)
 
 
 def test_a_net_that_was_not_cut_stays_as_it_is():
@@ -98,7 +100,7 @@ def test_a_net_that_was_not_cut_stays_as_it_is():
 
 
 def test_each_channel_has_the_mean_it_had():
-    model = fold(random_model(chain((12, 12, 3), NETS["dense"], 5), 1))
+    model = fold_batchnorm(random_model(chain((12, 12, 3), NETS["dense"], 5), 1))
     pixels = random_pixels(model.arch, 128, 1)
     less, kept = halved(model, 0)
     mended = reconstruct(less, model, kept, pixels)

@@ -10,8 +10,8 @@ from lepton_automl.compress import least_squares
 from lepton_automl.compress.evaluation import float_probabilities, int8_file, kl_divergence
 from lepton_automl.compress.quantization import qat, rounding
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import fold
-from lepton_automl.compress.quantization.rounding import quantize, reconstruct
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
+from lepton_automl.compress.quantization.rounding import quantize, round_by_gptq
 from lepton_automl.models.arch import chain
 from lepton_automl.models.graph import ACTIVATIONS
 from lepton_automl.models.layers.conv import Conv
@@ -29,10 +29,10 @@ def far(model, made, pixels):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_integers_stay_in_range_and_scales_as_they_were(seed):
-    model = fold(random_model(random_arch(seed, activations=ACTIVATIONS), seed))
+    model = fold_batchnorm(random_model(random_arch(seed, activations=ACTIVATIONS), seed))
     pixels = random_pixels(model.arch, 64, seed)
     before = quantize(model, calibrate(model, pixels), 64)
-    made = reconstruct(before, pixels, 64)
+    made = round_by_gptq(before, pixels, 64)
     assert made.qparams.scales == before.qparams.scales
     assert made.qparams.zero_points == before.qparams.zero_points
     for op in made.arch.graph.weighted_ops:
@@ -48,10 +48,10 @@ def test_integers_stay_in_range_and_scales_as_they_were(seed):
 @pytest.mark.parametrize("limit", [8, 64])
 def test_other_pictures_are_answered_more_like_the_float_net(middle, limit):
     arch = chain((16, 16, 3), [Stem(16), middle, Conv(32, stride=2), Head()], 5)
-    model = fold(random_model(arch, 1))
+    model = fold_batchnorm(random_model(arch, 1))
     pixels, others = random_pixels(arch, 256, 1), random_pixels(arch, 256, 2)
     nearest = quantize(model, calibrate(model, pixels), limit, clip=True, correct=True)
-    learned = reconstruct(nearest, pixels, limit)
+    learned = round_by_gptq(nearest, pixels, limit)
     assert far(model, learned, others) < 0.6 * far(model, nearest, others)
 
 
@@ -88,18 +88,18 @@ def test_each_depthwise_filter_is_solved_as_if_it_were_alone():
 
 def test_of_large_pictures_fewer_are_enough(monkeypatch):
     arch = chain((16, 16, 3), [Stem(16), Head()], 5)
-    model = fold(random_model(arch, 1))
+    model = fold_batchnorm(random_model(arch, 1))
     pixels = random_pixels(arch, 64, 1)
     before = quantize(model, calibrate(model, pixels), 64)
     monkeypatch.setattr(least_squares, "_MAX_VALUE_BYTES", 4 * 16 * 16 * 16 * 10)
-    few, same = reconstruct(before, pixels, 64), reconstruct(before, pixels[:10], 64)
+    few, same = round_by_gptq(before, pixels, 64), round_by_gptq(before, pixels[:10], 64)
     assert int8_file(few) == int8_file(same)
 
 
 def test_who_trains_on_starts_from_the_learned_integers():
     arch = chain((16, 16, 3), [Stem(16), SepConv(24), Head()], 5)
-    model, pixels = fold(random_model(arch, 1)), random_pixels(arch, 64, 1)
-    made = reconstruct(quantize(model, calibrate(model, pixels), 64), pixels, 64)
+    model, pixels = fold_batchnorm(random_model(arch, 1)), random_pixels(arch, 64, 1)
+    made = round_by_gptq(quantize(model, calibrate(model, pixels), 64), pixels, 64)
     again = qat.requantize(made, made.qparams, qat.trainable_network(made, made.qparams), 64)
     assert int8_file(again) == int8_file(made)
     assert int8_file(made) != int8_file(quantize(model, calibrate(model, pixels), 64))
@@ -107,10 +107,10 @@ def test_who_trains_on_starts_from_the_learned_integers():
 
 def test_a_layer_too_large_to_solve_keeps_its_integers(monkeypatch):
     arch = chain((16, 16, 3), [Stem(16), Conv(16), Head()], 5)
-    model, pixels = fold(random_model(arch, 1)), random_pixels(arch, 64, 1)
+    model, pixels = fold_batchnorm(random_model(arch, 1)), random_pixels(arch, 64, 1)
     before = quantize(model, calibrate(model, pixels), 8)
     monkeypatch.setattr(rounding, "MAX_FAN_IN", 100)
-    q, p = reconstruct(before, pixels, 8).qparams, before.qparams
+    q, p = round_by_gptq(before, pixels, 8).qparams, before.qparams
     same = {name: bool((q.weights[name] == p.weights[name]).all()) for name in q.weights}
     assert same == {"0/conv": False, "1/conv": True, "2/logits": False}
     assert (q.biases["1/conv"] == p.biases["1/conv"]).all()

@@ -8,7 +8,7 @@ import torch
 
 from lepton_automl.compress.evaluation import int8_file
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.compress.quantization.rounding import BIAS_LIMIT, quantize
 from lepton_automl.models.arch import chain
 from lepton_automl.models.graph import ACTIVATIONS, Add, Conv, Gate, MaxPool
@@ -20,7 +20,7 @@ from tests.helpers.nets import random_arch, random_model, random_pixels
 
 
 def quantized(seed, limit=64, **more):
-    model = fold(random_model(random_arch(seed, activations=ACTIVATIONS), seed))
+    model = fold_batchnorm(random_model(random_arch(seed, activations=ACTIVATIONS), seed))
     pixels = random_pixels(model.arch, 64, seed)
     return model, quantize(model, calibrate(model, pixels), limit, **more), pixels
 
@@ -73,7 +73,7 @@ def test_the_file_answers_like_the_float_net(seed):
 
 def plain(seed=0):
     arch = chain((8, 8, 1), [Stem(8), ConvLayer(8), Head()], 3)
-    return fold(random_model(arch, seed)), random_pixels(arch, 32, seed)
+    return fold_batchnorm(random_model(arch, seed)), random_pixels(arch, 32, seed)
 
 
 def changed(model, name, channel, value):
@@ -127,7 +127,7 @@ def test_corrected_biases_take_out_the_mean_error():
 
 def test_values_are_stored_only_where_their_gate_is_open():
     arch = chain((8, 8, 1), [Stem(8, activation="hswish"), Head()], 3)
-    model = fold(random_model(arch, 0))
+    model = fold_batchnorm(random_model(arch, 0))
     model = changed(model, "0/conv.weight", 0, 40.0)
     pixels = random_pixels(arch, 32, 0)
     q = quantize(model, calibrate(model, pixels), 64).qparams
@@ -156,7 +156,7 @@ def test_a_scale_a_layer_is_the_one_whose_squared_error_is_least(seed, clip):
 
 
 def test_a_layer_without_weights_has_a_scale_too():
-    model = fold(random_model(random_arch(1), 1))
+    model = fold_batchnorm(random_model(random_arch(1), 1))
     name = next(model.arch.graph.weighted_ops).name
     weights = model.weights | {f"{name}.weight": torch.zeros_like(model.weights[f"{name}.weight"])}
     empty = dataclasses.replace(model, weights=weights)

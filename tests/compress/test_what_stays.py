@@ -13,9 +13,9 @@ from lepton_automl.compress.context import CompressionContext
 from lepton_automl.compress.pruning.candidates import pruning_candidates
 from lepton_automl.compress.pruning.prune import prune
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.compress.quantization.qat import requantize, trainable_network
-from lepton_automl.compress.quantization.rounding import quantize, reconstruct
+from lepton_automl.compress.quantization.rounding import quantize, round_by_gptq
 from lepton_automl.config import Limits
 from lepton_automl.cost import targets
 from lepton_automl.data.dataset import LabelledTensors
@@ -104,7 +104,7 @@ def test_the_cut_that_costs_least_for_what_it_saves_is_taken(layers, seed):
 
 
 def test_every_bias_is_the_nearest_integer():
-    model = fold(known_net.net())
+    model = fold_batchnorm(known_net.net())
     calibration = calibrate(model, random_pixels(model.arch, 32, 2))
     qparams = quantize(model, calibration, 64, clip=False, correct=False).qparams
     for op in model.arch.graph.weighted_ops:
@@ -117,10 +117,10 @@ def test_every_bias_is_the_nearest_integer():
 
 def test_reconstructed_layers_keep_the_mean_of_their_values():
     """Of the first layer, whose inputs are exact: within half a step of the bias."""
-    model = fold(known_net.net())
+    model = fold_batchnorm(known_net.net())
     pixels = random_pixels(model.arch, 64, 2)
     quantized = quantize(model, calibrate(model, pixels), 64)
-    qparams = reconstruct(quantized, pixels, 64).qparams
+    qparams = round_by_gptq(quantized, pixels, 64).qparams
     op = next(op for op in model.arch.graph.weighted_ops if isinstance(op, ConvOp))
     x = model.preprocessing.apply(pixels).double()
     scale = torch.from_numpy(qparams.weight_scales[op.name]).double()
@@ -141,7 +141,7 @@ def test_reconstructed_layers_keep_the_mean_of_their_values():
 
 @pytest.mark.parametrize(("moved", "by"), [(0.4, 0), (0.6, 1), (-0.4, 0), (-0.6, -1)])
 def test_fine_tuned_weights_and_biases_are_rounded_to_nearest(moved, by):
-    model = fold(known_net.net())
+    model = fold_batchnorm(known_net.net())
     quantized = quantize(model, calibrate(model, random_pixels(model.arch, 32, 2)), 64)
     qparams = quantized.qparams
     network = trainable_network(quantized, qparams)

@@ -26,7 +26,7 @@ from lepton_automl.artifact.verdict import (
 from lepton_automl.artifact.verify import Request, reference_predictions, verify
 from lepton_automl.artifact.writer import seal, write_artifact
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.config import Limits
 from lepton_automl.core.machine import Machine
@@ -69,7 +69,7 @@ def make_bundle(
     """Write `root/artifact`; three of four test labels are what the float net says."""
     arch = chain((8, 8, 3), [Stem(8), Conv(16, stride=2), Head()], len(CLASSES))
     model = random_model(arch, 3)
-    twin = fold(model)
+    twin = fold_batchnorm(model)
     int8 = quantize(twin, calibrate(twin, random_pixels(arch, 64, 1)), 64)
     validation = _part(root, "validation", model, 40)
     test = _part(root, "test", model, SAMPLES)

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import cortex_m
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.errors import ArchError
 from lepton_automl.models.arch import chain
@@ -57,7 +57,7 @@ def net_of(seed):
     arch = random_arch(seed, input=SHAPES[seed % 4], activations=ANY)
     if seed % 2 or arch.is_signal:
         return random_net(arch, (64, 127)[seed % 3 == 0], seed), random_samples(arch, 10, seed)
-    model, pixels = fold(random_model(arch, seed)), random_pixels(arch, 48, seed)
+    model, pixels = fold_batchnorm(random_model(arch, seed)), random_pixels(arch, 48, seed)
     net = quantize(model, calibrate(model, pixels), 64)
     return net, model.preprocessing.file_input(pixels[:10].numpy())
 

@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.errors import ArchError
 from lepton_automl.models.arch import chain
@@ -181,7 +181,7 @@ def test_convolutions_are_exact_sums_of_products(layer):
 @pytest.mark.parametrize("seed", range(6))
 def test_trained_like_weights_give_what_onnx_runtime_gives(seed):
     arch = random_arch(seed + 60, activations=ANY)
-    model = fold(random_model(arch, seed))
+    model = fold_batchnorm(random_model(arch, seed))
     pixels = random_pixels(arch, 48, seed)
     file = int8_onnx(quantize(model, calibrate(model, pixels), 64), LABELS, {})
     expected = integer_reference(file).run(pixels.numpy())

@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from lepton_automl.compress.quantization.calibration import calibrate
-from lepton_automl.compress.quantization.equalization import fold
+from lepton_automl.compress.quantization.equalization import fold_batchnorm
 from lepton_automl.compress.quantization.rounding import quantize
 from lepton_automl.cost.cost import static_cost
 from lepton_automl.models.arch import chain
@@ -24,7 +24,7 @@ SMALL = chain((8, 8, 1), [Stem(8), Head()], 5)
 @pytest.mark.parametrize("seed", range(8))
 def test_random_weights_make_a_file_as_large_as_real_ones(seed):
     arch = random_arch(seed, activations=ANY)
-    model = fold(random_model(arch, seed))
+    model = fold_batchnorm(random_model(arch, seed))
     pixels = random_pixels(arch, 32, seed)
     real = int8_onnx(quantize(model, calibrate(model, pixels), 64), LABELS, {})
     assert static_cost(arch, 64).size_bytes == pytest.approx(len(real), rel=0.02, abs=60)

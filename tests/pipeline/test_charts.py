@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lepton_automl.compress.steps import StepRecord
 from lepton_automl.pipeline import charts
-from lepton_automl.pipeline.charts import draw_steps, write_steps
+from lepton_automl.pipeline.charts import compression_chart, write_compression_chart
 from lepton_automl.search.request import TrialRow
 from tests.helpers.rows import row
 
@@ -35,7 +35,7 @@ def some() -> list[TrialRow]:
 
 
 def drawn(rows, front=(0, 1, 3), chosen=1, picked=()) -> ET.Element:
-    return ET.fromstring(charts.draw_front(rows, set(front), chosen, picked, "a <run>"))
+    return ET.fromstring(charts.front_chart(rows, set(front), chosen, picked, "a <run>"))
 
 
 def texts(root: ET.Element) -> list[str]:
@@ -109,10 +109,10 @@ def test_nothing_lies_outside_the_picture() -> None:
 
 
 def test_the_front_is_drawn_where_a_trial_was_trained(tmp_path) -> None:
-    path = charts.write_front(tmp_path / "my run", some(), some()[:2], 1)
+    path = charts.write_front_chart(tmp_path / "my run", some(), some()[:2], 1)
     assert path == tmp_path / "my run" / "front.svg"
     assert "my run: what the search found" in texts(ET.parse(path).getroot())
-    assert charts.write_front(tmp_path, [row(0, None, 10, None)], [], 0) is None
+    assert charts.write_front_chart(tmp_path, [row(0, None, 10, None)], [], 0) is None
 
 
 STEPS = (
@@ -135,14 +135,14 @@ def places(text: str) -> dict[str, tuple[float, float]]:
 
 
 def test_cheaper_steps_are_further_left_and_more_accurate_ones_higher() -> None:
-    at = places(draw_steps(STEPS, "mine"))
+    at = places(compression_chart(STEPS, "mine"))
     assert list(at) == [step.name for step in STEPS]
     assert at["pruned-2"][0] < at["quantized"][0] < at["pruned-1"][0] < at["reference"][0]
     assert at["quantized"][1] < at["pruned-2"][1] < at["pruned-1"][1]
 
 
 def test_the_last_accepted_step_is_marked_as_shipped() -> None:
-    text = draw_steps(STEPS, "mine")
+    text = compression_chart(STEPS, "mine")
     assert text.count("<polygon") == 2  # The mark, and the legend.
     assert re.search(r"quantized, shipped: 97\.90 %", text)
     assert "pruned-1, rejected" in text
@@ -154,7 +154,7 @@ def test_without_latencies_the_cost_axis_shows_bytes(tmp_path: Path) -> None:
         StepRecord(s.name, s.accuracy, s.arch, s.size_bytes, s.macs, None, s.is_accepted, s.why)
         for s in STEPS[:1]
     ]
-    path = write_steps(tmp_path, untimed)
+    path = write_compression_chart(tmp_path, untimed)
     text = path.read_text()
     assert path.name == "compression.svg"
     assert "bytes of the int8 file" in text

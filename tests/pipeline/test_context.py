@@ -14,9 +14,9 @@ from lepton_automl.config import Limits, RunConfig
 from lepton_automl.core.events import silent
 from lepton_automl.data.folds import SMALL
 from lepton_automl.errors import ConfigError, MachineError
-from lepton_automl.pipeline import option_checks
+from lepton_automl.pipeline import resources
 from lepton_automl.pipeline.context import open_run
-from lepton_automl.pipeline.option_checks import choose_space, chosen_device, resolve
+from lepton_automl.pipeline.resources import choose_space, chosen_device, resolve
 from lepton_automl.runs.folder import RunFolder, configured
 from lepton_automl.runs.ledger import record_decision, recorded_decisions
 from lepton_automl.search.space.loader import load
@@ -135,7 +135,7 @@ def test_a_wrong_option_is_reported_before_anything_is_written(tmp_path, more, s
     ],
 )
 def test_latencies_of_two_machines_are_never_compared(tmp_path, more, said, monkeypatch):
-    monkeypatch.setattr(option_checks, "read_table", lambda _: None)
+    monkeypatch.setattr(resources, "read_table", lambda _: None)
     (tmp_path / "table.json").touch()
     if "latency_from" in more:
         more = {"latency_from": tmp_path / "table.json"}

@@ -20,6 +20,7 @@ from lepton_automl.core.version import __version__
 from lepton_automl.errors import ConfigError, MachineError
 from lepton_automl.search.executors import host_connection
 from lepton_automl.search.executors import hosts as hosts_module
+from lepton_automl.search.executors import remote as remote_module
 from lepton_automl.search.executors.host_connection import Host
 from lepton_automl.search.executors.hosts import HostsExecutor
 from lepton_automl.search.executors.hosts_file import HostSpec, read_hosts
@@ -263,7 +264,7 @@ def test_a_session_that_does_not_end_is_left_without_a_word(
             await stuck.wait()
 
     monkeypatch.setattr(Host, "serve", endless)
-    monkeypatch.setattr(hosts_module, "_CLOSING_SECONDS", 0.1)
+    monkeypatch.setattr(remote_module, "_CLOSING_SECONDS", 0.1)
     with hosts_of(tmp_path, {"a": "jobs = 1"}) as executor:
         assert run_all(executor, [fake_task(tmp_path, GOOD)])[0][1].host == "a"
     # What asyncio says when the session is collected, which may be at the end of the process.
@@ -292,7 +293,7 @@ def test_a_command_without_any_host_for_long_ends(
         assert executor.free == 1  # A task may wait.
         executor.start(fake_task(tmp_path, GOOD))
         # Only now: on a busy machine host a takes longer to start.
-        monkeypatch.setattr(hosts_module, "LONE_SECONDS", 0.5)
+        monkeypatch.setattr(remote_module, "LONE_SECONDS", 0.5)
         error = None
         ends = time.monotonic() + 60
         while error is None and time.monotonic() < ends:
@@ -327,8 +328,8 @@ def test_a_task_goes_to_the_fastest_free_host(tmp_path: Path) -> None:
         assert host_of(executor, first) == "a"
         assert executor.slowness == 4.0
         # The fast host is free after about as long again: a long task is sooner done there.
-        assert not executor.is_worth(1e6)
-        assert executor.is_worth(1e-6)
+        assert not executor.is_worth_starting(1e6)
+        assert executor.is_worth_starting(1e-6)
         executor.start(second)
         assert host_of(executor, second) == "b"
         (tmp_path / "go").touch()
@@ -355,13 +356,13 @@ def test_final_trainings_have_one_arithmetic_that_of_most_speed_or_the_named_one
         executor._hosts["a"].learn(3.0, 1.0)
         executor._hosts["b"].learn(1.0, 1.0)
         executor._hosts["c"].learn(3.0, 1.0)
-        found = executor.confine("")
+        found = executor.use_one_arithmetic("")
         assert found is not None
         assert (found.kind, found.evidence) == ("cuda", "60% of the speed of all hosts")
         assert found.is_choice
         assert executor.jobs == 1
         assert run_all(executor, [fake_task(tmp_path, GOOD)])[0][1].host == "b"
-        earlier = executor.confine("cpu")
+        earlier = executor.use_one_arithmetic("cpu")
         assert earlier is not None
         assert earlier.kind == "cuda", "the other kinds are out of use"
 

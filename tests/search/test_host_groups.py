@@ -17,7 +17,8 @@ from lepton_automl.core.events import Event
 from lepton_automl.errors import ConfigError
 from lepton_automl.models.model import Model
 from lepton_automl.search.executors import Attempt
-from lepton_automl.search.executors.hosts import HostsExecutor, _Started
+from lepton_automl.search.executors.hosts import HostsExecutor
+from lepton_automl.search.executors.remote import _Started
 from lepton_automl.search.task_builder import TaskBuilder
 from lepton_automl.search.trials import TrainingKey, Trials
 from lepton_automl.search.workers.run_task import run_task

@@ -19,10 +19,10 @@ from optuna.testing.pytest_samplers import (
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from lepton_automl.search import sampler, seeds
-from lepton_automl.search.sampler import LeptonSampler, Observation, study_notes
+from lepton_automl.search.sampler import LeptonSampler, Observation, trial_summaries
 from lepton_automl.search.sampler.acquisition import budgets
 from lepton_automl.search.sampler.candidate_pool import CandidateEstimate, identity_of
-from lepton_automl.search.sampler.study_notes import StudyNotes, TrialNote
+from lepton_automl.search.sampler.trial_summaries import TrialSummaries, TrialSummary
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -315,17 +315,17 @@ def test_many_running_trainings_share_rankings_few_do_not(
 def test_of_many_trials_the_best_of_each_rung_and_the_newest_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(study_notes, "MOST_TRIALS", 8)
-    monkeypatch.setattr(study_notes, "MOST_OF_RUNG", 2)
-    monkeypatch.setattr(study_notes, "MOST_NEW", 2)
+    monkeypatch.setattr(trial_summaries, "MOST_TRIALS", 8)
+    monkeypatch.setattr(trial_summaries, "MOST_OF_RUNG", 2)
+    monkeypatch.setattr(trial_summaries, "MOST_NEW", 2)
     rows: list[tuple[Observation, ...]] = [(Observation(2, v),) for v in (0.9, 0.1, 0.8, 0.2, 0.3)]
     rows += [(Observation(2, 0.0), Observation(0, v)) for v in (0.5, 0.7, 0.4, 0.6)]
     rows += [(Observation(2, None),) for _ in range(3)]
     trials = [create_trial(value=0.0, user_attrs={"row": row}) for row in rows]
 
     def kept(trials: list[FrozenTrial]) -> list[int]:
-        notes = StudyNotes()
-        notes.update(trials, lambda trial: TrialNote(trial, True, trial.user_attrs["row"]))
+        notes = TrialSummaries()
+        notes.update(trials, lambda trial: TrialSummary(trial, True, trial.user_attrs["row"]))
         return [trials.index(note.trial) for note in notes.bounded()]
 
     assert kept(trials[:8]) == list(range(8))
@@ -336,15 +336,15 @@ def test_notes_that_follow_a_study_are_those_of_one_that_is_read_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Trials come, train, are rejected and change, in any order."""
-    monkeypatch.setattr(study_notes, "MOST_TRIALS", 8)
-    monkeypatch.setattr(study_notes, "MOST_OF_RUNG", 3)
-    monkeypatch.setattr(study_notes, "MOST_NEW", 4)
+    monkeypatch.setattr(trial_summaries, "MOST_TRIALS", 8)
+    monkeypatch.setattr(trial_summaries, "MOST_OF_RUNG", 3)
+    monkeypatch.setattr(trial_summaries, "MOST_NEW", 4)
     chance = random.Random(0)
 
-    def read(trial: FrozenTrial) -> TrialNote:
-        return TrialNote(trial, bool(observe(trial)), tuple(observe(trial)))
+    def read(trial: FrozenTrial) -> TrialSummary:
+        return TrialSummary(trial, bool(observe(trial)), tuple(observe(trial)))
 
-    def summary(notes: StudyNotes) -> Any:
+    def summary(notes: TrialSummaries) -> Any:
         kept = [note.trial for note in notes.bounded()]
         points = [identity_of({"x": n}) for n in range(6)]
         return (
@@ -355,7 +355,7 @@ def test_notes_that_follow_a_study_are_those_of_one_that_is_read_anew(
             *map(notes.has_tried, points),
         )
 
-    notes, trials = StudyNotes(), list[FrozenTrial | None]()
+    notes, trials = TrialSummaries(), list[FrozenTrial | None]()
     for _ in range(300):
         attrs: dict[str, Any] = {}
         if chance.random() < 0.7:
@@ -370,7 +370,7 @@ def test_notes_that_follow_a_study_are_those_of_one_that_is_read_anew(
         else:
             trials.append(new)
         notes.update(trials, read)
-        anew = StudyNotes()
+        anew = TrialSummaries()
         anew.update(trials, read)
         assert summary(notes) == summary(anew)
 

@@ -54,7 +54,7 @@ class TwoSpeeds(ScoredWorkers):
     def _is_fast_busy(self) -> bool:
         return any(not slow for _, slow in self._ends.values())
 
-    def is_worth(self, work: float) -> bool:
+    def is_worth_starting(self, work: float) -> bool:
         ends = [end for end, slow in self._ends.values() if not slow]
         return not ends or min(ends) + work > self.now + SLOWNESS * work
 

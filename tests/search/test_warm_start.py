@@ -17,7 +17,7 @@ from lepton_automl.search.objectives import load
 from lepton_automl.search.proposals.proposer import Proposer
 from lepton_automl.search.space import search_space
 from lepton_automl.search.trials import Plan, Trials, read_trials
-from lepton_automl.search.warm_start import MAX_INITIAL, Source, read_warm_start, source
+from lepton_automl.search.warm_start import MAX_INITIAL, WarmStartSource, read_warm_start, source
 from lepton_automl.search.workers.measurement_lock import MeasurementLock
 from lepton_automl.search.workers.task import pack
 from tests.helpers.search import SPACE, InlineWorkers, result, search_request, small_space
@@ -72,7 +72,7 @@ def other(tmp_path: Path) -> Path:
     return job.folder.path
 
 
-def taken(tmp_path: Path, other: Path | None, text: str = SPACE, **changes: Any) -> Source:
+def taken(tmp_path: Path, other: Path | None, text: str = SPACE, **changes: Any) -> WarmStartSource:
     budget, fresh = changes.pop("budget_seconds", None), changes.pop("fresh", False)
     mine = small_space(tmp_path, text)
     return source(
@@ -86,7 +86,9 @@ def taken(tmp_path: Path, other: Path | None, text: str = SPACE, **changes: Any)
     )
 
 
-def begun(tmp_path: Path, found: Source, **changes: Any) -> tuple[Proposer, Trials, Ledger]:
+def begun(
+    tmp_path: Path, found: WarmStartSource, **changes: Any
+) -> tuple[Proposer, Trials, Ledger]:
     """A run that begins with what was taken."""
     job, trials = search_request(tmp_path / "mine", **changes), Trials()
     found.keep(job.ledger)
@@ -102,7 +104,11 @@ def trained(folder: Path) -> Trials:
 def test_without_another_run_nothing_is_begun_with(tmp_path: Path) -> None:
     found = taken(tmp_path, None)
     _, _, ledger = begun(tmp_path, found)
-    assert (found, found.keep(ledger), ledger.all(EventKind.WARM_START)) == (Source(), "", {})
+    assert (found, found.keep(ledger), ledger.all(EventKind.WARM_START)) == (
+        WarmStartSource(),
+        "",
+        {},
+    )
     assert read_warm_start(ledger).first == ()
     ledger.close()
 
@@ -287,7 +293,7 @@ def test_where_the_other_run_has_seen_everything_it_is_said(tmp_path: Path, othe
         "first": [],
         "observed": [{"trial": candidate.to_event(), "results": [(0, 0.5)], "samples": 18}],
     }
-    Source("elsewhere", "ab", event).keep(job.ledger)
+    WarmStartSource("elsewhere", "ab", event).keep(job.ledger)
     made = Proposer(
         job, Trials(), [load(name) for name in AXES], MeasurementLock(tmp_path / "lock")
     )

@@ -15,7 +15,7 @@ from lepton_automl.compress.external import hugging_face_config, timm_config
 from lepton_automl.compress.external.preprocessing import (
     EXAMPLE,
     FIELDS,
-    Preprocessing,
+    ExternalPreprocessing,
     Shape,
     Size,
     from_fields,
@@ -40,7 +40,7 @@ _MAX_LITERAL = 1 << 20
 
 def find_preprocessing(
     path: Path, model: ModelProto, signature: Signature, given: Path | None
-) -> Preprocessing | None:
+) -> ExternalPreprocessing | None:
     """The preprocessing of a model; None where it takes uint8 pixels.
 
     Parameters
@@ -136,7 +136,9 @@ def _kind(body: Mapping[str, Any]) -> str:
     return "lepton" if body.keys() & {"scale", "mean", "std", "order"} else ""
 
 
-def _interpreted(body: Mapping[str, Any], shape: Shape, source: str) -> Preprocessing | None:
+def _interpreted(
+    body: Mapping[str, Any], shape: Shape, source: str
+) -> ExternalPreprocessing | None:
     """What a file states, whatever its form; None if it says nothing of pixels."""
     kind = _kind(body)
     if kind == "timm":
@@ -149,7 +151,7 @@ def _interpreted(body: Mapping[str, Any], shape: Shape, source: str) -> Preproce
     return from_fields(body, shape, source) if is_own or not body else None
 
 
-def _in_metadata(model: ModelProto, shape: Shape) -> Preprocessing | None:
+def _in_metadata(model: ModelProto, shape: Shape) -> ExternalPreprocessing | None:
     """From a file's metadata: `mean` and `std`, or the task and names of Ultralytics."""
     words = {item.key: item.value for item in model.metadata_props}
     if words.get("task") == "classify" and "names" in words:
@@ -164,7 +166,7 @@ def _in_metadata(model: ModelProto, shape: Shape) -> Preprocessing | None:
     return None
 
 
-def _beside(path: Path, shape: Shape) -> Preprocessing | None:
+def _beside(path: Path, shape: Shape) -> ExternalPreprocessing | None:
     """What the first of the files beside a model states.
 
     Raises
@@ -172,7 +174,7 @@ def _beside(path: Path, shape: Shape) -> Preprocessing | None:
     ConfigError
         If two of them state something else.
     """
-    found: list[Preprocessing] = []
+    found: list[ExternalPreprocessing] = []
     for file in config_files(path):
         known = _interpreted(_read(file), shape, str(file))
         if known is not None:
@@ -186,7 +188,7 @@ def _beside(path: Path, shape: Shape) -> Preprocessing | None:
     return found[0] if found else None
 
 
-def _pixels(known: Preprocessing) -> tuple[object, ...]:
+def _pixels(known: ExternalPreprocessing) -> tuple[object, ...]:
     return tuple(round(v, 4) for v in (*known.mean, *known.std, known.scale * 255)), known.order
 
 

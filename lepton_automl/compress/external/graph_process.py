@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from lepton_automl.core.limited_process import (
     Message,
     ProcessLimits,
-    give_back,
+    acquire,
+    release,
     serve,
-    take,
 )
 from lepton_automl.cost.cost import Cost
 from lepton_automl.cost.latency import Latency, Stopwatch, Undecided
@@ -148,16 +148,16 @@ def _limits(size: int, values: int, batch: int) -> ProcessLimits:
 
 
 def _call(fields: dict[str, Any], payload: bytes, limits: ProcessLimits) -> Message:
-    process = take(PROGRAM)
+    process = acquire(PROGRAM)
     try:
         return process.call(fields, payload, subject=_SUBJECT, fix=_FIX, limits=limits)
     finally:
-        give_back(process)
+        release(process)
 
 
 def start_process() -> None:
     """Start the process of this thread, so that it loads its modules meanwhile."""
-    give_back(take(PROGRAM))
+    release(acquire(PROGRAM))
 
 
 def main() -> None:

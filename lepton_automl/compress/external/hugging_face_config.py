@@ -9,7 +9,7 @@ from typing import Any
 from lepton_automl.compress.external.preprocessing import (
     BLACK,
     EXAMPLE,
-    Preprocessing,
+    ExternalPreprocessing,
     Shape,
     Size,
     check_unknown,
@@ -61,7 +61,9 @@ _CONVNEXT_WHOLE = 384
 """Pixels from which on ConvNeXt's processor resizes without regard to the picture's shape."""
 
 
-def from_hugging_face(body: Mapping[str, Any], shape: Shape, source: str) -> Preprocessing | None:
+def from_hugging_face(
+    body: Mapping[str, Any], shape: Shape, source: str
+) -> ExternalPreprocessing | None:
     """Preprocessing as the image processors of Hugging Face apply a configuration.
 
     Parameters

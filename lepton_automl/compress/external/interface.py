@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from lepton_automl.compress.external.free_batch import Shape, UnsupportedBatch, free_batch
 from lepton_automl.compress.external.model import ExternalModel
-from lepton_automl.compress.external.preprocessing import Preprocessing
+from lepton_automl.compress.external.preprocessing import ExternalPreprocessing
 from lepton_automl.compress.external.reader import Signature
 from lepton_automl.compress.external.rewrites import remove_unused
 from lepton_automl.core.version import __version__
@@ -37,7 +37,7 @@ def wrap_model(
     path: Path,
     model: ModelProto,
     signature: Signature,
-    preprocessing: Preprocessing | None,
+    preprocessing: ExternalPreprocessing | None,
     class_names: Sequence[str],
 ) -> ExternalModel:
     """Add nodes so that it takes uint8 (n, H, W, C) and returns probabilities (n, classes).
@@ -248,7 +248,7 @@ def _end(model: ModelProto, output: str) -> list[str]:
 Ends = tuple[list[NodeProto], list[NodeProto]]
 
 
-def _before(signature: Signature, preprocessing: Preprocessing | None) -> list[NodeProto]:
+def _before(signature: Signature, preprocessing: ExternalPreprocessing | None) -> list[NodeProto]:
     """Nodes that turn uint8 pixels (n, H, W, C) into the model's own input."""
     before: list[NodeProto] = []
 
@@ -296,14 +296,16 @@ def _after(
     return [*after, end]
 
 
-def with_preprocessing(file: bytes, known: Preprocessing, other: Preprocessing) -> bytes:
+def with_preprocessing(
+    file: bytes, known: ExternalPreprocessing, other: ExternalPreprocessing
+) -> bytes:
     """A wrapped model whose pixels are scaled and shifted in another way; its graph stays.
 
     Parameters
     ----------
     file : bytes
         Made by `wrap_model` for a model that takes float pixels, with `known`.
-    known, other : Preprocessing
+    known, other : ExternalPreprocessing
         Of `other` only scale, mean and deviation count, not the order of the channels.
     """
     model = ModelProto.FromString(file)
@@ -328,7 +330,7 @@ Affine = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Factor and summand of each channel."""
 
 
-def _affine_of(known: Preprocessing) -> Affine:
+def _affine_of(known: ExternalPreprocessing) -> Affine:
     mean, std = (np.array(v, np.float64) for v in (known.mean, known.std))
     return known.scale / std, -mean / std
 
@@ -387,7 +389,7 @@ def _affine_step(
 
 
 def _constants(
-    signature: Signature, preprocessing: Preprocessing | None, affine: Affine | None
+    signature: Signature, preprocessing: ExternalPreprocessing | None, affine: Affine | None
 ) -> list[TensorProto]:
     ends = [
         numpy_helper.from_array(np.array([0, 1, 0, 0], np.int64), "after/left"),

@@ -21,7 +21,7 @@ from lepton_automl.compress.external.fixed_sizes import check_fixed_sizes
 from lepton_automl.compress.external.interface import wrap_model
 from lepton_automl.compress.external.model import ExternalModel
 from lepton_automl.compress.external.plausibility import stated_accuracies
-from lepton_automl.compress.external.preprocessing import Preprocessing
+from lepton_automl.compress.external.preprocessing import ExternalPreprocessing
 from lepton_automl.compress.external.reader import has_free_size, read, signature
 from lepton_automl.core.limited_process import (
     LimitedProcess,
@@ -104,7 +104,7 @@ def _received(body: Mapping[str, Any], file: bytes) -> ExternalModel:
         framing = pixels["framing"]
         made = None if framing is None else Framing.from_json(json.dumps(framing))
         numbers = {name: tuple(pixels[name]) for name in ("mean", "std")}
-        pixels = Preprocessing(**(pixels | numbers | {"framing": made}))
+        pixels = ExternalPreprocessing(**(pixels | numbers | {"framing": made}))
     order = body["order"]
     return ExternalModel(
         file,

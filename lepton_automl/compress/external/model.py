@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from onnx import GraphProto, NodeProto
 
 from lepton_automl.compress.external.class_order import ClassOrder
-from lepton_automl.compress.external.preprocessing import Preprocessing
+from lepton_automl.compress.external.preprocessing import ExternalPreprocessing
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ExternalModel:
     """Names of nodes that are never quantized: around the model, and after its last layer."""
     preprocessing: str
     """How its pictures are preprocessed, in words."""
-    pixels: Preprocessing | None = None
+    pixels: ExternalPreprocessing | None = None
     """The same as numbers; None: it takes uint8 pixels."""
     order: ClassOrder | None = None
     """Where the order of the classes is stated."""

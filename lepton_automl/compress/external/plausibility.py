@@ -23,7 +23,7 @@ from lepton_automl.compress.external.find_preprocessing import literal
 from lepton_automl.compress.external.graph_process import predict_file
 from lepton_automl.compress.external.interface import with_preprocessing
 from lepton_automl.compress.external.model import ExternalModel
-from lepton_automl.compress.external.preprocessing import Preprocessing
+from lepton_automl.compress.external.preprocessing import ExternalPreprocessing
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.untrusted_files import TEXT
@@ -208,7 +208,9 @@ def _pixel_readings(model: ExternalModel, sample: Sample) -> Iterator[_Reading]:
             )
 
 
-def _variants(known: Preprocessing, channels: int) -> Iterator[tuple[str, Preprocessing]]:
+def _variants(
+    known: ExternalPreprocessing, channels: int
+) -> Iterator[tuple[str, ExternalPreprocessing]]:
     zeros, ones = (0.0,) * channels, (1.0,) * channels
     scales = {
         "with pixels 0 to 255": (1.0, zeros, ones),
@@ -236,7 +238,7 @@ def _variants(known: Preprocessing, channels: int) -> Iterator[tuple[str, Prepro
             yield f"{words} and {other}", dataclasses.replace(made, order=other)
 
 
-def _same(one: Preprocessing, other: Preprocessing) -> bool:
+def _same(one: ExternalPreprocessing, other: ExternalPreprocessing) -> bool:
     pairs = [
         (one.scale / std, mean / std, other.scale / std_, mean_ / std_)
         for mean, std, mean_, std_ in zip(one.mean, one.std, other.mean, other.std, strict=True)
@@ -244,7 +246,7 @@ def _same(one: Preprocessing, other: Preprocessing) -> bool:
     return all(np.allclose((a, b), (c, d), rtol=0.02, atol=1e-3) for a, b, c, d in pairs)
 
 
-def _toml(known: Preprocessing) -> str:
+def _toml(known: ExternalPreprocessing) -> str:
     lines = [f"scale = {known.scale:.9g}"]
     lines += [f"{name} = {list(getattr(known, name))}" for name in ("mean", "std")]
     return "\n    ".join([*lines, f'order = "{known.order}"'])

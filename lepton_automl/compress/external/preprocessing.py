@@ -35,7 +35,7 @@ BLACK = (0, 0, 0)
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class ExternalPreprocessing:
     """Pixels p from 0 to 255 become (p * scale - mean) / std, per channel."""
 
     scale: float
@@ -58,7 +58,7 @@ class Preprocessing:
         return f"{text}, from {self.source}"
 
 
-def from_fields(body: Mapping[str, Any], shape: Shape, source: str) -> Preprocessing:
+def from_fields(body: Mapping[str, Any], shape: Shape, source: str) -> ExternalPreprocessing:
     """Preprocessing that lepton's own fields state; those left out have usual values.
 
     Parameters
@@ -100,7 +100,7 @@ def from_fields(body: Mapping[str, Any], shape: Shape, source: str) -> Preproces
         raise ConfigError(
             f"{source}: std {std}, the rule is above 0", fix=f"for instance\n    {EXAMPLE}"
         )
-    return Preprocessing(
+    return ExternalPreprocessing(
         float(scale), mean, std, order, source, _own_framing(body, shape[1:], source)
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lepton_automl.compress.external.preprocessing import (
     BLACK,
-    Preprocessing,
+    ExternalPreprocessing,
     Shape,
     check_unknown,
     checked_interpolation,
@@ -49,7 +49,7 @@ def stated_sides(body: Mapping[str, Any]) -> list[Any] | None:
     return shape[1:] if isinstance(shape, list) and len(shape) == 3 else None
 
 
-def from_timm(body: Mapping[str, Any], shape: Shape, source: str) -> Preprocessing | None:
+def from_timm(body: Mapping[str, Any], shape: Shape, source: str) -> ExternalPreprocessing | None:
     """Preprocessing as timm's transforms for evaluation apply a `pretrained_cfg`.
 
     Parameters
@@ -63,7 +63,7 @@ def from_timm(body: Mapping[str, Any], shape: Shape, source: str) -> Preprocessi
 
     Returns
     -------
-    Preprocessing or None
+    ExternalPreprocessing or None
         None where `mean` or `std` is missing.
 
     Raises

@@ -145,7 +145,7 @@ def _broadcast(factor: Tensor, like: Tensor) -> Tensor:
     return factor.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def fold(model: Model) -> Model:
+def fold_batchnorm(model: Model) -> Model:
     """The same function without batch normalisation.
 
     Every convolution owns `{op}.weight` and `{op}.bias` afterwards. A folded model is returned

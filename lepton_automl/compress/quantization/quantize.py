@@ -19,9 +19,9 @@ from lepton_automl.compress.evaluation import (
     validation_accuracy,
 )
 from lepton_automl.compress.quantization.calibration import calibrate, clip_ranges
-from lepton_automl.compress.quantization.equalization import equalize, fold
+from lepton_automl.compress.quantization.equalization import equalize, fold_batchnorm
 from lepton_automl.compress.quantization.qat import finetune
-from lepton_automl.compress.quantization.rounding import quantize, reconstruct
+from lepton_automl.compress.quantization.rounding import quantize, round_by_gptq
 from lepton_automl.compress.recovery import OutOfTime, recovery_budget
 from lepton_automl.core.events import Event
 from lepton_automl.data.sampling import PICTURES, balanced
@@ -88,7 +88,7 @@ def quantize_model(model: Model, context: CompressionContext) -> QuantizationRes
         Its `allowed_drop` is relative to `context.reference`.
     """
     min_accuracy = validation_accuracy(context.reference, context) - context.allowed_drop / 100
-    result = _closest(fold(model), context, min_accuracy)
+    result = _closest(fold_batchnorm(model), context, min_accuracy)
     if result.accuracy >= min_accuracy and keeps_class_limit(result.model, context):
         return result
     return _fine_tuned(result, context, min_accuracy)
@@ -141,7 +141,7 @@ def _methods(model: Model, context: CompressionContext, pixels: Tensor) -> list[
     def reconstructed(source: Model) -> Model:
         ranges = calibrate(source, pixels, device=context.device)
         clipped = clip_ranges(source, ranges, pixels, device=context.device)
-        return reconstruct(quantize(source, clipped, limit, scale_of=scale_of), pixels, limit)
+        return round_by_gptq(quantize(source, clipped, limit, scale_of=scale_of), pixels, limit)
 
     return [
         QuantizationMethod(

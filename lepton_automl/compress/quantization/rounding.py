@@ -136,7 +136,7 @@ def _mean_error(op: Conv | Linear, error: np.ndarray, calibration: Calibration) 
     return result
 
 
-def reconstruct(model: Model, pixels: Tensor, weight_limit: int) -> Model:
+def round_by_gptq(model: Model, pixels: Tensor, weight_limit: int) -> Model:
     """Round weights and biases so that every layer reproduces the float model's values.
 
     Parameters

@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.core.limited_process import ProcessLimits, extend_limits, give_back, take
+from lepton_automl.core.limited_process import ProcessLimits, acquire, extend_limits, release
 from lepton_automl.core.untrusted_files import Source
 from lepton_automl.errors import DataError
 from lepton_automl.models.untrusted.session_process import PROGRAM
@@ -97,7 +97,7 @@ class UntrustedSession:
         self, source: Source, content: bytes, folder: Path, words: tuple[str, ...] = ()
     ) -> None:
         self._source, self._size = str(source), len(content)
-        self._process = take(PROGRAM)
+        self._process = acquire(PROGRAM)
         # The process may have been started in another working directory.
         place = os.path.abspath(folder)  # noqa: PTH100  Links stay, unlike in Path.resolve.
         request = {"source": self._source, "folder": place, "words": list(words)}
@@ -131,7 +131,7 @@ class UntrustedSession:
 
     def close(self) -> None:
         """Leave the process to the next file, or end it where it still works on this one."""
-        give_back(self._process)
+        release(self._process)
 
     def send(self, pixels: NDArray[Any]) -> None:
         """Begin to classify one batch of samples (n, *shape) of type `dtype`."""

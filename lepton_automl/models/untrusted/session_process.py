@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from lepton_automl.core.limited_process import give_back, take
+from lepton_automl.core.limited_process import acquire, release
 
 PROGRAM = (
     "from lepton_automl.core.subprocesses import exit_with_parent; exit_with_parent(); "
@@ -21,4 +21,4 @@ def start_process() -> None:
     MachineError
         If it cannot be started.
     """
-    give_back(take(PROGRAM))
+    release(acquire(PROGRAM))

@@ -80,7 +80,7 @@ class Executor(ABC):
         """Workers as fast as the fastest that do the same work in the same time as all."""
         return float(self.jobs)
 
-    def is_worth(self, work: float) -> bool:
+    def is_worth_starting(self, work: float) -> bool:
         """Whether a task started now ends before it would on a faster worker that is busy.
 
         Parameters
@@ -91,7 +91,7 @@ class Executor(ABC):
         del work
         return True
 
-    def confine(self, known: str) -> Confinement | None:
+    def use_one_arithmetic(self, known: str) -> ArithmeticChoice | None:
         """Start tasks only on workers with one kind of arithmetic from now on.
 
         Parameters
@@ -101,7 +101,7 @@ class Executor(ABC):
 
         Returns
         -------
-        Confinement or None
+        ArithmeticChoice or None
             The kind and why; None where all workers have the same and always will.
         """
         del known
@@ -127,7 +127,7 @@ class Executor(ABC):
 
 
 @dataclass(frozen=True)
-class Confinement:
+class ArithmeticChoice:
     """One kind of arithmetic that all further tasks are trained with."""
 
     kind: str

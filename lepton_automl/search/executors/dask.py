@@ -33,8 +33,8 @@ from lepton_automl.search.executors.host_connection import (
     HostEvents,
     HostFailed,
 )
-from lepton_automl.search.executors.hosts import RemoteExecutor
 from lepton_automl.search.executors.hosts_file import HostSpec
+from lepton_automl.search.executors.remote import RemoteExecutor
 from lepton_automl.search.workers.blob_cache import Blob, pieces
 from lepton_automl.search.workers.channel import Message
 from lepton_automl.search.workers.dask_entry import run_task

@@ -53,14 +53,14 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """The number of the selected option, and the reason in words."""
 
     number: int
     reason: str
 
 
-def choose(options: Sequence[Option], goal: Goal) -> Choice:
+def choose(options: Sequence[Option], goal: Goal) -> Selection:
     """Select the option that serves the goal best.
 
     Options within the cost limits come first. With `min_accuracy` the cheapest one that reaches it
@@ -83,13 +83,13 @@ def choose(options: Sequence[Option], goal: Goal) -> Choice:
     best = by_accuracy(feasible)[0]
     measure = "accuracy" if best.strata is None else "balanced accuracy"
     if not goal.prefers_cheaper:
-        return Choice(best.number, f"the highest {measure} within the limits")
+        return Selection(best.number, f"the highest {measure} within the limits")
     by_cost = sorted(feasible, key=lambda o: _cost_key(o, latency_first=goal.prefer == "latency"))
     near = [o for o in by_cost if best.accuracy - o.accuracy <= MAX_GAP]
     chosen = next(
         o for o in near if not is_significantly_below(o.correct, best.correct, o.groups, o.strata)
     )
-    return Choice(
+    return Selection(
         chosen.number,
         f"the cheapest whose {measure} is not significantly below the best (at most 0.5 points)",
     )
@@ -133,16 +133,16 @@ def _effective_samples(values: NDArray[np.float64], groups: NDArray[np.int64] | 
     return len(values) * cluster_effective_fraction(values, groups, 1 - 2 * _TAIL)
 
 
-def _cheapest_reaching(options: list[Option], minimum: float) -> Choice:
+def _cheapest_reaching(options: list[Option], minimum: float) -> Selection:
     reaching = [o for o in options if o.accuracy >= minimum]
     sure = [o for o in reaching if _lower_bound(o) >= minimum]
     if not reaching:
         best = by_accuracy(options)[0]
-        return Choice(best.number, f"the highest accuracy: none reaches {minimum:.2%}")
+        return Selection(best.number, f"the highest accuracy: none reaches {minimum:.2%}")
     chosen = min(sure or reaching, key=lambda o: _cost_key(o, latency_first=True))
     bound = " with its lower 90 % bound" if sure else ""
     reason = f"the cheapest that reaches {minimum:.2%} {chosen.where}{bound}"
-    return Choice(chosen.number, reason)
+    return Selection(chosen.number, reason)
 
 
 def _lower_bound(option: Option) -> float:

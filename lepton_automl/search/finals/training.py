@@ -320,7 +320,7 @@ class FinalTraining:
             return False
         work = self._work_left(run)
         is_late = not clock.has_time(workers.slowness * work, run.number)
-        return not workers.is_worth(work) or (is_late and clock.has_time(work, run.number))
+        return not workers.is_worth_starting(work) or (is_late and clock.has_time(work, run.number))
 
     def _next_task(self, waiting: list[FinalRun], clock: Clock, slowness: float) -> Task | None:
         """Remove the first run of `waiting`; its task, or None where it is left out."""

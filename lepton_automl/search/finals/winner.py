@@ -22,7 +22,7 @@ from lepton_automl.models.model import Model
 from lepton_automl.runs.ledger import EventKind, record_decision
 from lepton_automl.search.executors import Executor
 from lepton_automl.search.finals.results import finalist_results
-from lepton_automl.search.finals.selection import Choice, Option, choose, finalists
+from lepton_automl.search.finals.selection import Option, Selection, choose, finalists
 from lepton_automl.search.finals.training import FinalTraining, rebuild_checkpoint
 from lepton_automl.search.progress import time_decision
 from lepton_automl.search.request import SearchRequest, SearchResult, TrialRow
@@ -68,13 +68,13 @@ class WinnerStore:
         self._event = earlier[self._round] if covering else None
         self._final_training = FinalTraining(request, tasks, trials, self._round)
 
-    def recorded(self) -> Choice | None:
+    def recorded(self) -> Selection | None:
         """The saved winner of an earlier search that was at least as long as this one."""
         if self._event is None or not (self._folder / _RECIPE).is_file():
             return None
-        return Choice(self._event["number"], self._event["reason"])
+        return Selection(self._event["number"], self._event["reason"])
 
-    def select_winner(self, workers: Executor, clock: Clock) -> Choice:
+    def select_winner(self, workers: Executor, clock: Clock) -> Selection:
         """Train the finalists, select the winner by their results, save it.
 
         Raises
@@ -85,7 +85,7 @@ class WinnerStore:
         if not self._trials.trained():
             raise _nothing_trained(self._trials)
         options = self._options(self._trials.trained())
-        self._confine(workers)
+        self._use_one_arithmetic(workers)
         finals = self._final_training.train(options, workers, clock)
         too_slow = self._too_slow(options) if finals else []
         if too_slow:  # It was evaluated on the validation part alone.
@@ -111,11 +111,11 @@ class WinnerStore:
         )
         return choice
 
-    def _confine(self, workers: Executor) -> None:
+    def _use_one_arithmetic(self, workers: Executor) -> None:
         """Train the finalists with one kind of arithmetic, so that they are compared fairly."""
         ledger, key = self._request.ledger, f"{_ARITHMETIC}-{self._round}"
         known = (ledger.get(EventKind.PLAN, key) or {}).get("kind", "")
-        found = workers.confine(str(known))
+        found = workers.use_one_arithmetic(str(known))
         if found is None:
             return
         if found.kind != known:
@@ -130,7 +130,7 @@ class WinnerStore:
         )
         record_decision(ledger, decision)
 
-    def _record_decision(self, choice: Choice, options: Sequence[Option]) -> None:
+    def _record_decision(self, choice: Selection, options: Sequence[Option]) -> None:
         compared = f"{choice.reason}, of {len(options)} trained trials"
         decision = Decision("winner", f"trial {choice.number}", compared, "measured", _OPTIONS)
         record_decision(self._request.ledger, decision)
@@ -212,11 +212,11 @@ class WinnerStore:
         if not saved:
             return None
         choice = choose(self._options(saved), self._request.config.goal)
-        self._save(Choice(choice.number, "the best so far"), None)
+        self._save(Selection(choice.number, "the best so far"), None)
         return choice.number
 
     def result(
-        self, choice: Choice, rows: Sequence[TrialRow], front: Sequence[TrialRow]
+        self, choice: Selection, rows: Sequence[TrialRow], front: Sequence[TrialRow]
     ) -> SearchResult:
         """The result of the search, from the saved winner."""
         best = Model.load(self._folder)
@@ -241,7 +241,7 @@ class WinnerStore:
             is_balanced=self._request.dataset.validation.is_balanced,
         )
 
-    def _save(self, choice: Choice, workers: Executor | None) -> None:
+    def _save(self, choice: Selection, workers: Executor | None) -> None:
         """Copy a checkpoint to RUN/models/best; where it is gone, `workers` train it again."""
         number = choice.number
         result = self._trials.best_result(number)

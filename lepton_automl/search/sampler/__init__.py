@@ -9,7 +9,7 @@ ranking is used for several proposals: they depend also on when it was computed,
 study does not know, so that it may continue with other ones.
 
 - `lepton_sampler` is the sampler: it reads a study and ranks trials and candidates
-- `study_notes` keep what was read from the trials, `observations` are their values, scaled
+- `trial_summaries` keep what was read from the trials, `observations` are their values, scaled
 - `candidate_pool` draws the points to choose from, `surrogate` is the Gaussian process over points
   and rungs, `acquisition` the expected improvement by it
 """

@@ -27,8 +27,8 @@ LEAST = -20.0
 
 
 @dataclass(frozen=True, eq=False)
-class KnownTrial:
-    """A trial as the model uses it."""
+class SurrogateTrial:
+    """A trial as the surrogate model sees it."""
 
     number: int
     estimate: CandidateEstimate
@@ -47,7 +47,7 @@ class KnownTrial:
 def acquisition(
     encoding: Encoding,
     rows: Floats,
-    known: Sequence[KnownTrial],
+    known: Sequence[SurrogateTrial],
     costs: Sequence[tuple[float, ...]],
     chance: random.Random,
 ) -> Floats:
@@ -62,7 +62,7 @@ def acquisition(
         Encoding of the space.
     rows : ndarray
         (N, levels): the trials first, then the candidates.
-    known : sequence of KnownTrial
+    known : sequence of SurrogateTrial
         Trials, at least one of them with a result.
     costs : sequence of tuple
         Known costs of all N points, lower is better.
@@ -118,7 +118,7 @@ def _fits(costs: Sequence[float], budget: Sequence[float]) -> bool:
     return all(cost <= most for cost, most in zip(costs, budget, strict=True))
 
 
-def _fitted(encoding: Encoding, rows: Floats, known: Sequence[KnownTrial]) -> Surrogate:
+def _fitted(encoding: Encoding, rows: Floats, known: Sequence[SurrogateTrial]) -> Surrogate:
     results = [
         Result(row, o.rungs_left, o.value, o.variance)
         for row, one in enumerate(known)

@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from lepton_automl.search.sampler.acquisition import KnownTrial, acquisition, log_feasibility
+from lepton_automl.search.sampler.acquisition import SurrogateTrial, acquisition, log_feasibility
 from lepton_automl.search.sampler.candidate_pool import (
     Candidate,
     CandidateEstimate,
@@ -35,8 +35,8 @@ from lepton_automl.search.sampler.observations import (
     combined,
     without_failures,
 )
-from lepton_automl.search.sampler.study_notes import StudyNotes, TrialNote
 from lepton_automl.search.sampler.surrogate import Encoding, Floats
+from lepton_automl.search.sampler.trial_summaries import TrialSummaries, TrialSummary
 from lepton_automl.search.seeds import seed_of
 
 PARENTS = 6
@@ -104,7 +104,7 @@ class LeptonSampler(BaseSampler):
         self._pool = CandidatePool(self._seed, n_candidates, n_neighbors)
         self._search_space, self._estimate, self._observe = search_space, estimate, observe
         self._last: tuple[object, Ranking] | None = None
-        self._notes = StudyNotes()
+        self._summaries = TrialSummaries()
         """Of the study; only with `observe`, whose studies lie in memory."""
         self._ranked_content: object = None
         """What `_last` was made from, without `observe`."""
@@ -130,8 +130,8 @@ class LeptonSampler(BaseSampler):
         """Values of all parameters; Optuna ignores those that the trial does not suggest."""
         if not search_space:
             return {}
-        notes = self._read(study, without=trial.number)
-        for candidate, _ in _untried(self._ranked(study, notes, search_space), notes):
+        summaries = self._read(study, without=trial.number)
+        for candidate, _ in _untried(self._ranked(study, summaries, search_space), summaries):
             return dict(candidate.drawn)
         return dict(even_draw(search_space, seed_of(self._seed, "trial", trial.number)))
 
@@ -156,42 +156,42 @@ class LeptonSampler(BaseSampler):
         if space is None:
             trials = study.get_trials(deepcopy=False)
             space = {k: d for t in trials for k, d in t.distributions.items()}
-        notes = self._read(study)
-        ranking = self._ranked(study, notes, space)
-        return Ranking(ranking.trials, list(_untried(ranking, notes)))
+        summaries = self._read(study)
+        ranking = self._ranked(study, summaries, space)
+        return Ranking(ranking.trials, list(_untried(ranking, summaries)))
 
-    def _read(self, study: optuna.Study, without: int | None = None) -> StudyNotes:
-        """Notes on the trials of the study, those that changed read again."""
-        notes = StudyNotes() if self._observe is None else self._notes
+    def _read(self, study: optuna.Study, without: int | None = None) -> TrialSummaries:
+        """Summaries of the trials of the study, those that changed read again."""
+        summaries = TrialSummaries() if self._observe is None else self._summaries
         # A list of ours, which is not copied: it may have thousands of trials.
         trials = cast("list[FrozenTrial | None]", study.get_trials(deepcopy=False))
         if without is not None:
             trials[without] = None
         # A study in memory replaces a trial by another object when it changes.
-        notes.update(trials, functools.partial(self._note, study))
-        return notes
+        summaries.update(trials, functools.partial(self._summarize, study))
+        return summaries
 
-    def _ranked(self, study: optuna.Study, notes: StudyNotes, space: Space) -> Ranking:
+    def _ranked(self, study: optuna.Study, summaries: TrialSummaries, space: Space) -> Ranking:
         """The ranking, cached for the same content of the study, or for nearly the same."""
         content: object = tuple(space)
         if self._observe is None:
-            seen = ((n.trial.number, n.trial.state, *n.observed) for n in notes.informative)
+            seen = ((n.trial.number, n.trial.state, *n.observed) for n in summaries.informative)
             content = *seen, *space
         if self._last is not None:
             is_same = self._last[0] == content and (
-                self._observe is None or notes.is_as_remembered()
+                self._observe is None or summaries.is_as_remembered()
             )
-            if is_same or (self._observe is not None and _is_recent(notes)):
+            if is_same or (self._observe is not None and _is_recent(summaries)):
                 return self._last[1]
-        ranking = self._rank(study, notes, space)
+        ranking = self._rank(study, summaries, space)
         self._last = content, ranking
-        notes.remember()
+        summaries.remember()
         return ranking
 
-    def _note(self, study: optuna.Study, trial: FrozenTrial) -> TrialNote:
+    def _summarize(self, study: optuna.Study, trial: FrozenTrial) -> TrialSummary:
         """What is read from a trial."""
         is_informative = self._is_informative(trial)
-        return TrialNote(
+        return TrialSummary(
             trial, is_informative, self._observed(study, trial) if is_informative else ()
         )
 
@@ -219,13 +219,13 @@ class LeptonSampler(BaseSampler):
         direction = study.directions[0]
         return tuple(Observation(1, _gain(direction, value)) for value in _last_value(trial))
 
-    def _rank(self, study: optuna.Study, notes: StudyNotes, space: Space) -> Ranking:
-        chance = random.Random(seed_of(self._seed, "turn", notes.observations))
-        kept = notes.bounded()
-        seen = [note.trial for note in kept]
+    def _rank(self, study: optuna.Study, summaries: TrialSummaries, space: Space) -> Ranking:
+        chance = random.Random(seed_of(self._seed, "turn", summaries.observations))
+        kept = summaries.bounded()
+        seen = [summary.trial for summary in kept]
         estimate = self._estimate or _learned_estimate(seen)
         known = self._model(study, kept, estimate, chance)
-        pool = self._pool(space, notes.count, _parents(known), estimate)
+        pool = self._pool(space, summaries.count, _parents(known), estimate)
         tried = {one.estimate.identity for one in known}
         untried = {key: c for c in pool if (key := c.estimate.identity) not in tried}
         candidates = list(untried.values())
@@ -263,34 +263,42 @@ class LeptonSampler(BaseSampler):
     def _model(
         self,
         study: optuna.Study,
-        seen: Sequence[TrialNote],
+        seen: Sequence[TrialSummary],
         estimate: Estimator,
         chance: random.Random,
-    ) -> list[KnownTrial]:
+    ) -> list[SurrogateTrial]:
         """Trials with their observations, scaled for the model."""
-        both = [(note, one) for note in seen if (one := estimate(note.trial.params)) is not None]
+        both = [
+            (summary, one)
+            for summary in seen
+            if (one := estimate(summary.trial.params)) is not None
+        ]
         fixed = {index for _, one in both for index in one.values}
         learned = [n for n in range(len(study.directions)) if n not in fixed]
-        observations = [note.observed for note, _ in both]
+        observations = [summary.observed for summary, _ in both]
         if self._observe is None:
-            complete = [note.trial.state == TrialState.COMPLETE for note, _ in both]
+            complete = [summary.trial.state == TrialState.COMPLETE for summary, _ in both]
             observations = combined(observations, complete, learned, chance)
         observations = without_failures(observations)
         return [
-            KnownTrial(note.trial.number, one, observed, _costs(study, one), note.is_feasible)
-            for (note, one), observed in zip(both, observations, strict=True)
+            SurrogateTrial(
+                summary.trial.number, one, observed, _costs(study, one), summary.is_feasible
+            )
+            for (summary, one), observed in zip(both, observations, strict=True)
         ]
 
 
-def _is_recent(notes: StudyNotes) -> bool:
+def _is_recent(summaries: TrialSummaries) -> bool:
     """Whether few trials have changed since the last ranking, relative to those that train."""
-    most = notes.running // TASKS_PER_CHANGE
-    return most > 0 and most >= notes.changes
+    most = summaries.running // TASKS_PER_CHANGE
+    return most > 0 and most >= summaries.changes
 
 
-def _untried(ranking: Ranking, notes: StudyNotes) -> Iterator[tuple[Candidate, float]]:
+def _untried(ranking: Ranking, summaries: TrialSummaries) -> Iterator[tuple[Candidate, float]]:
     """Candidates whose parameters no trial has, in any state."""
-    return (pair for pair in ranking.candidates if not notes.has_tried(pair[0].estimate.identity))
+    return (
+        pair for pair in ranking.candidates if not summaries.has_tried(pair[0].estimate.identity)
+    )
 
 
 def _learned_estimate(seen: Sequence[FrozenTrial]) -> Estimator:
@@ -299,7 +307,7 @@ def _learned_estimate(seen: Sequence[FrozenTrial]) -> Estimator:
     return lambda drawn: CandidateEstimate(conditions.present(drawn))
 
 
-def _parents(known: Sequence[KnownTrial]) -> list[Params]:
+def _parents(known: Sequence[SurrogateTrial]) -> list[Params]:
     """Parameters of the best points: by rungs finished, then by value."""
     ranked = []
     for one in known:

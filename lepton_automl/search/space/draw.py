@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from lepton_automl.cost.targets import Target
 from lepton_automl.models.layers import Layer
 from lepton_automl.search.space.parameters import Choice, Parameter, Scalar
-from lepton_automl.search.space.tables import Table
+from lepton_automl.search.space.tables import SpaceTable
 
 
 class SpaceTrial(Protocol):
@@ -53,7 +53,9 @@ def suggest(trial: SpaceTrial, path: str, parameter: Parameter) -> Any:
     return trial.suggest_int(path, parameter.low, int(parameter.high), step=parameter.step)
 
 
-def suggest_fields(table: Table, trial: SpaceTrial, target: Target) -> tuple[str, dict[str, Any]]:
+def suggest_fields(
+    table: SpaceTable, trial: SpaceTrial, target: Target
+) -> tuple[str, dict[str, Any]]:
     """Suggest a layer type (or optimizer) of the table and its fields."""
     name = str(suggest(trial, *table.selector))
     settings = {}
@@ -65,7 +67,7 @@ def suggest_fields(table: Table, trial: SpaceTrial, target: Target) -> tuple[str
     return name, settings
 
 
-def suggest_layers(table: Table, trial: SpaceTrial, target: Target) -> list[Layer]:
+def suggest_layers(table: SpaceTable, trial: SpaceTrial, target: Target) -> list[Layer]:
     """Suggest the layers of a table; only the first one has its stride, the others stride 1."""
     depth = suggest(trial, f"{table.path}.depth", table.depth)
     if depth == 0:

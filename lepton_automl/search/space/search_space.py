@@ -21,7 +21,7 @@ from lepton_automl.search.space.draw import (
     with_stride,
 )
 from lepton_automl.search.space.parameters import Choice, Parameter, Scalar
-from lepton_automl.search.space.tables import Table
+from lepton_automl.search.space.tables import SpaceTable
 from lepton_automl.training.recipe import Recipe
 
 MOST_WEIGHTS = 1 << 27
@@ -58,7 +58,7 @@ class SearchSpace:
     example : tuple of int
         Input for `lepton spaces`: height, width and channels, or, in a space for signals, length
         and channels.
-    stem, stages, head, train : Table
+    stem, stages, head, train : SpaceTable
         The tables of the file.
     candidates : tuple of dict
         Complete sets of values known to be good; a search tries them first.
@@ -84,10 +84,10 @@ class SearchSpace:
     doc: str
     resolution: Parameter
     example: tuple[int, ...]
-    stem: Table
-    stages: tuple[Table, ...]
-    head: Table
-    train: Table
+    stem: SpaceTable
+    stages: tuple[SpaceTable, ...]
+    head: SpaceTable
+    train: SpaceTable
     candidates: tuple[dict[str, Scalar], ...]
     candidate_names: tuple[str, ...]
     candidate_sides: tuple[int, ...]
@@ -105,7 +105,7 @@ class SearchSpace:
         return "signals" if len(self.example) == 2 else "pictures"
 
     @property
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[SpaceTable, ...]:
         """All tables, in order."""
         return (self.stem, *self.stages, self.head, self.train)
 

@@ -22,7 +22,7 @@ Checks: TypeAlias = dict[str, tuple[Any, Callable[[Any], object]]]
 
 
 @dataclass(frozen=True)
-class Table:
+class SpaceTable:
     """A table of the file: layer types (or optimizers), their number and their fields."""
 
     path: str
@@ -60,7 +60,7 @@ class Table:
         return (len(self.depth.values) - empty) * each + empty
 
 
-def layer_table(file: SpaceFile, keys: Keys, path: str, only: str | None = None) -> Table:
+def layer_table(file: SpaceFile, keys: Keys, path: str, only: str | None = None) -> SpaceTable:
     """Read `[stem]`, a `[[stage]]` or `[head]`; `only` is the one layer type allowed there.
 
     Raises
@@ -85,10 +85,10 @@ def layer_table(file: SpaceFile, keys: Keys, path: str, only: str | None = None)
     fields = _read_fields(file, keys, path, raw, checks)
     shared = _read_all(file, kinds)
     merged = {name: shared[name] | fields[name] for name in kinds}
-    return Table(path, (f"{path}.layer", Choice(tuple(kinds))), merged, depth, kinds)
+    return SpaceTable(path, (f"{path}.layer", Choice(tuple(kinds))), merged, depth, kinds)
 
 
-def train_table(file: SpaceFile) -> Table:
+def train_table(file: SpaceFile) -> SpaceTable:
     """Read `[train]`: the fields of `Recipe`.
 
     Raises
@@ -109,7 +109,7 @@ def train_table(file: SpaceFile) -> Table:
     for value in values:
         _check_value(file, keys, value, own)
     fields = _read_fields(file, ("train",), "train", raw, dict.fromkeys(values, checks))
-    return Table("train", ("train.optimizer", Choice(values)), fields, Choice((1,)), {})
+    return SpaceTable("train", ("train.optimizer", Choice(values)), fields, Choice((1,)), {})
 
 
 def layer_checks(kind: type[Layer]) -> Checks:

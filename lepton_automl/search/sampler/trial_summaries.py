@@ -1,4 +1,4 @@
-"""What is read from the trials of a study; of thousands that stay as they are, nothing is done."""
+"""Summaries of the trials of a study: only trials that have changed are read again."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ half the third, and the newest that train, at most the third."""
 
 
 @dataclass(frozen=True, eq=False)
-class TrialNote:
-    """What is read from a trial, kept until the trial changes."""
+class TrialSummary:
+    """What the sampler reads from a trial, kept until the trial changes."""
 
     trial: FrozenTrial
     is_informative: bool
@@ -51,22 +51,22 @@ class TrialNote:
         finished = [one for one in self.observed if one.value is not None]
         return min(finished, key=lambda one: one.rungs_left, default=None)
 
-    def is_like(self, other: TrialNote | None) -> bool:
+    def is_like(self, other: TrialSummary | None) -> bool:
         """Whether a ranking takes the same from both."""
         if other is None or not (self.is_informative and other.is_informative):
             return not self.is_informative and (other is None or not other.is_informative)
         return (self.trial.state, self.observed) == (other.trial.state, other.observed)
 
 
-class StudyNotes:
-    """What is read from the trials of a study; of many that stay as they are, nothing is done.
+class TrialSummaries:
+    """Summaries of all trials of a study; only trials that have changed are read again.
 
     Numbers are places in the list of trials.
     """
 
     def __init__(self) -> None:
         self._trials: list[FrozenTrial | None] = []
-        self._notes: list[TrialNote | None] = []
+        self._summaries: list[TrialSummary | None] = []
         self._tried: Counter[Identity] = Counter()
         self._informative: list[int] = []
         """Numbers, in order."""
@@ -76,18 +76,18 @@ class StudyNotes:
         self._numbers_of_rung: dict[int, list[int]] = {}
         self.observations = 0
         """Of all informative trials, at least one each."""
-        self.changed: dict[int, TrialNote | None] = {}
-        """What was noted before of those that changed since `remember`; None: nothing."""
+        self.changed: dict[int, TrialSummary | None] = {}
+        """Earlier summaries of the trials that changed since `remember`; None: there was none."""
 
     def update(
-        self, trials: Sequence[FrozenTrial | None], read: Callable[[FrozenTrial], TrialNote]
+        self, trials: Sequence[FrozenTrial | None], read: Callable[[FrozenTrial], TrialSummary]
     ) -> None:
         """Read the trials that are other objects than before; None counts as no trial."""
         if len(trials) < len(self._trials):
             self.update([*trials, *[None] * (len(self._trials) - len(trials))], read)
             return
         self._trials += [None] * (len(trials) - len(self._trials))
-        self._notes += [None] * (len(trials) - len(self._notes))
+        self._summaries += [None] * (len(trials) - len(self._summaries))
         differ = map(operator.is_not, trials, self._trials)
         for number in list(itertools.compress(itertools.count(), differ)):
             trial = trials[number]
@@ -95,8 +95,8 @@ class StudyNotes:
             self._trials[number] = trial
 
     @property
-    def informative(self) -> list[TrialNote]:
-        """Notes that the model uses, in order."""
+    def informative(self) -> list[TrialSummary]:
+        """Summaries that the model uses, in order."""
         return [self._at(number) for number in self._informative]
 
     @property
@@ -107,8 +107,8 @@ class StudyNotes:
     @property
     def changes(self) -> int:
         """Number of informative trials that changed since `remember`."""
-        notes = (self._notes[number] for number in self.changed)
-        return sum(note is not None and note.is_informative for note in notes)
+        summaries = (self._summaries[number] for number in self.changed)
+        return sum(summary is not None and summary.is_informative for summary in summaries)
 
     @property
     def count(self) -> int:
@@ -118,7 +118,7 @@ class StudyNotes:
     def is_as_remembered(self) -> bool:
         """Whether a ranking would be what it was at `remember`."""
         for number, before in self.changed.items():
-            now = self._notes[number]
+            now = self._summaries[number]
             if not (now or _NO_TRIAL).is_like(before):
                 return False
         return True
@@ -131,7 +131,7 @@ class StudyNotes:
         """Whether any trial, in any state, has these parameters."""
         return self._tried[identity] > 0
 
-    def bounded(self) -> list[TrialNote]:
+    def bounded(self) -> list[TrialSummary]:
         """All of few informative trials, of many those that a decision depends on most."""
         if len(self._informative) <= MOST_TRIALS:
             return self.informative
@@ -142,13 +142,13 @@ class StudyNotes:
         kept |= set(sorted(self._running)[-MOST_NEW:])
         return [self._at(number) for number in sorted(kept)]
 
-    def _at(self, number: int) -> TrialNote:
-        note = self._notes[number]
-        assert note is not None, "informative"
-        return note
+    def _at(self, number: int) -> TrialSummary:
+        summary = self._summaries[number]
+        assert summary is not None, "informative"
+        return summary
 
-    def _replace(self, number: int, note: TrialNote | None) -> None:
-        before = self._notes[number]
+    def _replace(self, number: int, summary: TrialSummary | None) -> None:
+        before = self._summaries[number]
         self.changed.setdefault(number, before)
         if before is not None:
             self._tried[before.identity] -= 1
@@ -156,22 +156,22 @@ class StudyNotes:
                 del self._tried[before.identity]
             if before.is_informative:
                 self._count(number, before, -1)
-        if note is not None:
-            self._tried[note.identity] += 1
-            if note.is_informative:
-                self._count(number, note, +1)
-        self._notes[number] = note
+        if summary is not None:
+            self._tried[summary.identity] += 1
+            if summary.is_informative:
+                self._count(number, summary, +1)
+        self._summaries[number] = summary
 
-    def _count(self, number: int, note: TrialNote, sign: int) -> None:
+    def _count(self, number: int, summary: TrialSummary, sign: int) -> None:
         """Add an informative trial to the tables, or remove it."""
         change = _insert if sign > 0 else _remove
         change(self._informative, number)
-        self.observations += sign * max(1, len(note.observed))
-        if note.is_running:
+        self.observations += sign * max(1, len(summary.observed))
+        if summary.is_running:
             (self._running.add if sign > 0 else self._running.discard)(number)
-        if note.last is not None:
-            rung = note.last.rungs_left
-            change(self._of_rung.setdefault(rung, []), (-(note.last.value or 0.0), number))
+        if summary.last is not None:
+            rung = summary.last.rungs_left
+            change(self._of_rung.setdefault(rung, []), (-(summary.last.value or 0.0), number))
             change(self._numbers_of_rung.setdefault(rung, []), number)
 
 
@@ -183,5 +183,5 @@ def _remove(table: list[Any], value: Any) -> None:
     del table[bisect.bisect_left(table, value)]
 
 
-_NO_TRIAL = TrialNote(optuna.trial.create_trial(value=0.0), False, ())
+_NO_TRIAL = TrialSummary(optuna.trial.create_trial(value=0.0), False, ())
 """In place of no trial."""
