@@ -6,39 +6,27 @@ Each function imports what it computes with, because torch takes seconds to load
 from __future__ import annotations
 
 import dataclasses
-import numbers
 import os
-import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-from lepton_automl.config import (
-    DEFAULT_TARGET,
-    LIMITS,
-    Balance,
-    BandMean,
-    ChannelAxis,
-    Channels,
-    Flip,
-    InputType,
-    Judge,
-    Limits,
-    Prefer,
-    Refit,
-    RunConfig,
-    TemperatureFit,
-    memory_bytes,
-    object_name,
-    seconds,
+from lepton_automl.api_options import (
+    CompressOptions,
+    DataOptions,
+    DataSource,
+    Options,
+    SearchOptions,
+    budget_seconds,
+    checked_options,
+    named_data,
+    run_config,
+    test_data_path,
 )
-from lepton_automl.core import plugins
+from lepton_automl.config import Limits, Prefer, RunConfig, memory_bytes
 from lepton_automl.core.events import Emit, silent
-from lepton_automl.core.field_types import check_type
 from lepton_automl.errors import ConfigError, DataError, MachineError
-from lepton_automl.pipeline import option_values
-from lepton_automl.runs.folder import RunFolder, configured, default_out, locate
+from lepton_automl.runs.folder import RunFolder, configured, locate
 
 if TYPE_CHECKING:
     from lepton_automl.artifact.predict import Classifier, Prediction, Samples
@@ -55,140 +43,6 @@ if TYPE_CHECKING:
     from lepton_automl.pipeline.sweep_table import SweepResult
     from lepton_automl.search.executors.local_cluster import LoopbackCluster
     from lepton_automl.search.request import SearchResult
-
-
-DataSource = str | Path | object
-"""Data by their name or place, or a data set object; see `run`."""
-
-
-class SearchOptions(TypedDict, total=False):
-    """Options of `search`: fields of `RunConfig`, with paths also as text."""
-
-    out: str | Path | None
-    test: str | Path | None
-    space: str | Path | None
-    limits: Limits
-    objectives: Sequence[str]
-    seed: int
-    sampler: str
-    target: str
-    prefer: Prefer
-    latency_from: str | Path | None
-    warm_start: str | Path | None
-    budget: str | float | None
-    """Seconds, or a duration such as `10m`: `RunConfig.budget_seconds`."""
-    trials: int | None
-    jobs: int | None
-    hosts: str | Path | None
-    cluster: str | None
-    max_memory: str | int | None
-    """Bytes, or a size such as `1G`."""
-    jobs_per_gpu: int | None
-    final_jobs: int
-    device: str
-    skip_corrupt: bool
-    group: str | None
-    time: str | None
-    parts: str | None
-    columns: str | None
-    root: str | Path | None
-    channel_axis: ChannelAxis
-    window: int | None
-    stride: int | None
-    rate: int | None
-    mels: int | None
-    band_mean: BandMean
-    flip: Flip
-    refit: Refit
-    temperature: TemperatureFit
-    judge: Judge
-    folds: str
-    balance: Balance
-    channels: Channels
-    pixel_scale: str
-    input_type: InputType
-    rehash: bool
-    fresh: bool
-    store: str | None
-    """URL or folder of the copy of the run."""
-    take_over: bool
-    board: str | Path | None
-    optuna_storage: str | None
-    callbacks: Sequence[str]
-    started: float | None
-
-
-class Options(SearchOptions, total=False):
-    """Options of `run`: fields of `RunConfig`, with paths also as text."""
-
-    formats: Sequence[str] | None
-    ship: str
-    reject: float | None
-
-
-class DataOptions(TypedDict, total=False):
-    """Options of `data`: those of `Options` that say how data are opened."""
-
-    test: str | Path | None
-    seed: int
-    skip_corrupt: bool
-    group: str | None
-    time: str | None
-    parts: str | None
-    columns: str | None
-    root: str | Path | None
-    channel_axis: ChannelAxis
-    window: int | None
-    stride: int | None
-    rate: int | None
-    mels: int | None
-    band_mean: BandMean
-    balance: Balance
-    channels: Channels
-    pixel_scale: str
-    rehash: bool
-
-
-class CompressOptions(TypedDict, total=False):
-    """Options of `compress`; which of them apply depends on what is compressed."""
-
-    out: str | Path
-    test: str | Path
-    preprocessing: str | Path
-    labels: str | Path
-    """`natural`, `text`, or a file with the class names in the order of the outputs."""
-    expects: float
-    """Accuracy that the float model should reach on training pictures, as share or per cent."""
-    limits: Limits
-    prefer: Prefer
-    judge: Judge
-    target: str
-    seed: int
-    skip_corrupt: bool
-    group: str
-    time: str
-    parts: str
-    columns: str
-    root: str | Path
-    channel_axis: ChannelAxis
-    window: int
-    stride: int
-    channels: Channels
-    pixel_scale: str
-    rehash: bool
-    max_memory: str | int
-    fresh: bool
-    budget: str | float
-    device: str
-    started: float | None
-
-
-_PATHS = ("out", "latency_from", "warm_start", "root", "hosts")
-_NAMES = ("objectives", "callbacks", "formats")
-"""Options of several names, which may be one text with commas."""
-_TEXTS = ("folds", "channels", "pixel_scale")
-"""Options that are texts, and may be numbers."""
-_EXAMPLES = {"limits": "give limits=Limits(max_size_bytes=...)"}
 
 
 def run(data: DataSource, *, emit: Emit = silent, **options: Unpack[Options]) -> Outcome:
@@ -210,7 +64,7 @@ def run(data: DataSource, *, emit: Emit = silent, **options: Unpack[Options]) ->
     LeptonError
         With a way out, `fix`.
     """
-    config = _config(data, dict(options))
+    config = run_config(data, dict(options))
     from lepton_automl.pipeline import run as pipeline
 
     return pipeline.run(config, emit=emit)
@@ -220,7 +74,7 @@ def search(
     data: DataSource, *, emit: Emit = silent, **options: Unpack[SearchOptions]
 ) -> SearchResult:
     """Search only and save the winner in `models/best`; parameters as for `run`."""
-    config = _config(data, dict(options), SearchOptions)
+    config = run_config(data, dict(options), SearchOptions)
     from lepton_automl.pipeline import run as pipeline
 
     return pipeline.search(config, emit=emit)
@@ -266,7 +120,7 @@ def sweep(
     if jobs is not None:
         stated = stated.with_options({"jobs": jobs})
     stated = stated.with_budget(None if budget is None else str(budget))
-    stated.check(_config)
+    stated.check(run_config)
     place = Path("runs", Path(file).stem) if out is None else Path(out)
     return run_sweep(stated, place, emit=emit)
 
@@ -343,7 +197,7 @@ def data(
     ConfigError
         If a file to be written exists, or `fix` is given for data that are no picture files.
     """
-    config = _config(data, dict(options), DataOptions)
+    config = run_config(data, dict(options), DataOptions)
     from lepton_automl.pipeline.data_files import report_and_write
 
     page, table = (None if path is None else Path(path) for path in (html, fix))
@@ -398,7 +252,7 @@ def compress(
         With a way out, `fix`.
     """
     given = {name: value for name, value in options.items() if _is_stated(value)}
-    given = _checked(given, CompressOptions)
+    given = checked_options(given, CompressOptions)
     if data is None or RunFolder(Path(source)).definition_file.is_file():
         return _compress_run(Path(source), data, given, emit)
     if Path(source).is_dir():
@@ -483,7 +337,7 @@ def pick(
     from lepton_automl.pipeline import pick as picking
 
     config = _continued(
-        Path(run), data, budget_seconds=_seconds(budget), device=device, started=started
+        Path(run), data, budget_seconds=budget_seconds(budget), device=device, started=started
     )
     wanted = picking.PickRequest(limits or Limits(), prefer, None if out is None else Path(out))
     return picking.pick(config, wanted, emit=emit)
@@ -545,12 +399,12 @@ def verify(
     """
     from lepton_automl.pipeline import verify as pipeline
 
-    name, data_object = (None, None) if data is None else _named(data)
+    name, data_object = (None, None) if data is None else named_data(data)
     return pipeline.verify(
         Path(artifact),
         data=name,
         data_object=data_object,
-        test=_test_path(test),
+        test=test_data_path(test),
         trust=None if trust is None else Path(trust),
         emit=emit,
     )
@@ -729,7 +583,7 @@ def _compress_run(
         config = _continued(
             run,
             data,
-            budget_seconds=_seconds(given.get("budget")),
+            budget_seconds=budget_seconds(given.get("budget")),
             device=given.get("device", "auto"),
             started=given.get("started"),
             rehash=given.get("rehash", False),
@@ -763,7 +617,7 @@ def _compress_run(
 def _compress_net(source: Path, data: DataSource, given: dict[str, Any], emit: Emit) -> Outcome:
     _check_no_effect(given.keys() & {"preprocessing"}, "put a model.json into the folder")
     _check_no_effect(given.keys() & {"labels", "expects"}, "leave it out: it is for ONNX models")
-    config = _config(data, {"out": _int8_folder(source)} | given)
+    config = run_config(data, {"out": _int8_folder(source)} | given)
     from lepton_automl.pipeline.compress_net import compress_net
 
     return compress_net(config, source, emit=emit)
@@ -783,7 +637,7 @@ def _compress_onnx(source: Path, data: DataSource, given: dict[str, Any], emit: 
     labels, expects = given.pop("labels", None), given.pop("expects", None)
     # Samples have equal weight: the user knows the accuracy of the model as a plain share.
     settings = {"out": _int8_folder(source), "balance": "off"} | given
-    config = _config(data, settings)
+    config = run_config(data, settings)
     check_is_onnx(source, fix=_ONNX_FIX)
     from lepton_automl.pipeline.compress_onnx import compress_model
 
@@ -796,14 +650,6 @@ def _compress_onnx(source: Path, data: DataSource, given: dict[str, Any], emit: 
         expects=expects,
         emit=emit,
     )
-
-
-def _test_path(test: str | Path | None) -> Path | None:
-    """The path of test data; absolute for `./digits`, which is not the built-in `digits`."""
-    if test is None:
-        return None
-    path = Path(test)
-    return path if str(path) == str(test) or not path.exists() else path.absolute()
 
 
 def _int8_folder(source: Path) -> Path:
@@ -824,115 +670,3 @@ def _check_no_effect(names: set[str], fix: str) -> None:
     for name in sorted(names):
         option = _OPTION_NAMES.get(name, f"--{name.replace('_', '-')}")
         raise ConfigError(f"{option} has no effect here", fix=fix)
-
-
-def _seconds(budget: str | float | None) -> float | None:
-    return None if budget is None else seconds(str(budget))
-
-
-def _named(data: DataSource) -> tuple[str, object | None]:
-    """The text that names data, and the object for which it stands; None where there is none."""
-    if isinstance(data, str | os.PathLike):
-        return str(data), None
-    return object_name(data), data
-
-
-def _for_board(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with the limits and the target of a board, where they state no others."""
-    from lepton_automl.cost import boards
-
-    board = boards.load(str(settings["board"]))
-    limits = settings.get("limits") or Limits()
-    target = settings.get("target", DEFAULT_TARGET)
-    return settings | {
-        "board": str(settings["board"]),
-        "limits": Limits(**(board.limits | limits.stated)),
-        "target": boards.TARGET if target == DEFAULT_TARGET else target,
-    }
-
-
-def _checked(given: Mapping[str, Any], kind: type) -> dict[str, Any]:
-    """Options whose names and types are those of a table of options, such as `Options`.
-
-    Numbers of other libraries become Python's, and a text that stands for names a tuple of them.
-
-    Raises
-    ------
-    ConfigError
-        If there is no option of that name, or its value has another type.
-    """
-    hints, checked = typing.get_type_hints(kind), dict[str, Any]()
-    for name, value in given.items():
-        if name not in hints:
-            raise _unknown_option(name, hints)
-        if isinstance(value, str) and name in _NAMES:
-            value = option_values.names([value])
-        elif isinstance(value, bool):
-            pass
-        elif isinstance(value, numbers.Real):
-            value = int(value) if isinstance(value, numbers.Integral) else float(value)
-            value = str(value) if name in _TEXTS else value
-        checked[name] = value
-        if not _has_type(value, hints[name]):
-            raise ConfigError(
-                f"{name} = {value!r:.60}, the rule is {_type_text(hints[name])}",
-                fix=_EXAMPLES.get(name, "correct it, or leave it out"),
-            )
-    return checked
-
-
-def _has_type(value: object, hint: Any) -> bool:
-    """Whether an option has the type of its annotation; `RunConfig` checks those of few words."""
-    if typing.get_origin(hint) is Literal:
-        return True
-    try:
-        check_type(value, hint, "")
-    except TypeError:
-        return False
-    return not isinstance(value, float) or float in (hint, *typing.get_args(hint))
-
-
-def _type_text(hint: Any) -> str:
-    """`int`, `str, Path or None`."""
-    kinds = typing.get_args(hint) if typing.get_origin(hint) is types.UnionType else (hint,)
-    names = [
-        "None" if kind is types.NoneType else getattr(kind, "__name__", str(kind)) for kind in kinds
-    ]
-    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
-def _unknown_option(name: str, known: Mapping[str, Any]) -> ConfigError:
-    """The error for an option that is not there; of a limit it says how limits are given."""
-    option = f"--{name.replace('_', '-')}"
-    for limit, spec in LIMITS.items():
-        if name == limit or option == spec.option:
-            return ConfigError(
-                f"{name} is a limit, not an option of its own",
-                fix=f"give limits=Limits({limit}=...)",
-            )
-    return plugins.unknown_name(name, sorted(known), "option of this function")
-
-
-def _config(data: DataSource, given: Mapping[str, Any], kind: type = Options) -> RunConfig:
-    """The configuration that options of the table `kind` describe.
-
-    Raises
-    ------
-    ConfigError
-        If an option is illegal.
-    """
-    settings = _checked(given, kind)
-    name, data_object = _named(data)
-    settings["budget_seconds"] = _seconds(settings.pop("budget", None))
-    if settings.get("max_memory") is not None:
-        settings["max_memory"] = memory_bytes(settings["max_memory"])
-    settings |= {n: Path(settings[n]) for n in _PATHS if settings.get(n) is not None}
-    settings["test"] = _test_path(settings.get("test"))
-    settings |= {n: tuple(settings[n]) for n in _NAMES if settings.get(n) is not None}
-    if settings.get("board") is not None:
-        settings = _for_board(settings)
-    if settings.get("space") is not None:
-        settings["space"] = str(settings["space"])
-    if settings.get("out") is None:
-        settings["out"] = default_out(name.strip("<>").removesuffix(" object"))
-    return RunConfig(data=name, data_object=data_object, **settings)

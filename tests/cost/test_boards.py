@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton_automl import api
+from lepton_automl.api_options import run_config
 from lepton_automl.config import Limits
 from lepton_automl.cost import boards, flash, targets
 from lepton_automl.cost.boards import Board
@@ -149,12 +149,12 @@ def test_a_wrong_file_is_named_with_the_rule(tmp_path, text, told):
 
 def test_a_board_sets_limits_and_target_where_none_are_stated():
     settings = {"board": "nucleo-l432kc", "limits": Limits(max_flash_bytes=9000, min_accuracy=0.9)}
-    config = api._config("digits", settings)
+    config = run_config("digits", settings)
     limits = Limits(max_flash_bytes=9000, max_peak_ram_bytes=61_440, min_accuracy=0.9)
     assert config.limits == limits
     assert config.target == boards.TARGET
     assert config.shipped_format == "c"
-    assert api._config("digits", {**settings, "target": "arm64"}).target == "arm64"
-    assert api._config("digits", {}).shipped_format == ""
+    assert run_config("digits", {**settings, "target": "arm64"}).target == "arm64"
+    assert run_config("digits", {}).shipped_format == ""
     assert targets.load(boards.TARGET).weight_limit == 64
     assert 0 < flash.SHARE <= 0.05

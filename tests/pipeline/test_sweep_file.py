@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_automl import api
+from lepton_automl.api_options import run_config
 from lepton_automl.cli.app import app
 from lepton_automl.cli.options import OUTPUT_PARAMETERS
 from lepton_automl.errors import ConfigError
@@ -147,7 +148,7 @@ def test_values_may_be_written_as_on_the_command_line(tmp_path):
         'callback = "wandb,mlflow"\njobs-per-gpu = 2\nmax-memory = "2G"\nseed = 4\n',
     )
     found = []
-    made.check(lambda data, settings: found.append(settings) or api._config(data, settings))
+    made.check(lambda data, settings: found.append(settings) or run_config(data, settings))
     (settings,) = found
     assert settings["limits"].max_macs == 2_000_000
     assert settings["callbacks"] == ("wandb", "mlflow")
