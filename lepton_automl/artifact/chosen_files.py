@@ -37,7 +37,7 @@ def chosen_files(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
     paths: list[Path] = []
     for given in files:
         if not given.exists() and glob.has_magic(str(given)):
-            matching = sorted(map(Path, glob.glob(str(given), recursive=True)))  # noqa: PTH207
+            matching = sorted(map(Path, set(_matching(str(given)))))
             paths += chosen([path for path in matching if path.suffix.lower() in wanted])
         elif given.is_dir():
             paths += chosen(list(_files_in(given, wanted)))
@@ -50,6 +50,32 @@ def chosen_files(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
             fix="give files, or a folder with such files",
         )
     return paths
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    """Paths that match a pattern, in which `**` stands for any folders, but not for links to some.
+
+    `glob` follows links, of which two that lead to their own folder make 2^40 paths.
+    """
+    parts = pattern.split("/")
+    if "**" not in parts:
+        yield from glob.iglob(pattern)  # noqa: PTH207 (absolute patterns)
+        return
+    place = parts.index("**")
+    head, rest = "/".join(parts[:place]), "/".join(parts[place + 1 :]) or "*"
+    for base in glob.iglob(head) if head else ["/" if place else ""]:  # noqa: PTH207
+        for folder in _folders_in(base):
+            yield from _matching(os.path.join(glob.escape(folder), rest))  # noqa: PTH118
+
+
+def _folders_in(folder: str) -> Iterator[str]:
+    """A folder and all inside it, without links and hidden ones."""
+    waiting = [folder]
+    while waiting:
+        yield (folder := waiting.pop())
+        entries = _entries(Path(folder or "."))
+        inner = [e.name for e in entries if e.is_dir(follow_symlinks=False) and e.name[0] != "."]
+        waiting += [os.path.join(folder, name) for name in inner]  # noqa: PTH118
 
 
 def _files_in(folder: Path, suffixes: Set[str]) -> Iterator[Path]:
@@ -69,12 +95,23 @@ def _files_in(folder: Path, suffixes: Set[str]) -> Iterator[Path]:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name; nothing where it may not be read."""
+    """What is in a folder, by name; nothing where it is none, or gone.
+
+    Raises
+    ------
+    DataError
+        If it may not be read: files in it would be left out without a word.
+    """
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: entry.name)
-    except PermissionError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except PermissionError as error:
+        raise DataError(
+            f"{folder} cannot be read: {error.strerror}",
+            fix="allow reading that folder, or give the files that are to be classified",
+        ) from error
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

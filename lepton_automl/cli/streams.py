@@ -182,19 +182,22 @@ def paths_from(handle: int, most: int = 64) -> Iterator[list[Path]]:
     """
     rest, mark = b"", b""
     while block := os.read(handle, 1 << 16):
-        mark = mark or (b"\0" if b"\0" in block else b"\n")
-        *lines, rest = (rest + block).split(mark)
+        # A first block may end within the first path, whatever ends it.
+        mark = mark or next((end for end in (b"\0", b"\n") if end in block), b"")
+        *lines, rest = (rest + block).split(mark) if mark else [rest + block]
         if len(rest) > _LONGEST_LINE:
             raise DataError(
                 f"standard input has a line of more than {_LONGEST_LINE} bytes",
                 fix="give a path a line, or separate them by zero bytes",
             )
-        yield from _in_parts(lines, most)
-    yield from _in_parts([rest], most)
+        yield from _in_parts(lines, mark, most)
+    yield from _in_parts([rest], mark, most)
 
 
-def _in_parts(lines: list[bytes], most: int) -> Iterator[list[Path]]:
-    paths = [Path(os.fsdecode(line.rstrip(b"\r"))) for line in lines if line.rstrip(b"\r")]
+def _in_parts(lines: list[bytes], mark: bytes, most: int) -> Iterator[list[Path]]:
+    if mark != b"\0":
+        lines = [line.rstrip(b"\r") for line in lines]
+    paths = [Path(os.fsdecode(line)) for line in lines if line]
     for start in range(0, len(paths), most):
         yield paths[start : start + most]
 

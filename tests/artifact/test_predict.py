@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
+import glob
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -10,6 +13,7 @@ import pytest
 from PIL import Image
 
 from lepton_automl.artifact import manifest, writer
+from lepton_automl.artifact.chosen_files import chosen_files
 from lepton_automl.artifact.manifest import canonical
 from lepton_automl.artifact.predict import predict
 from lepton_automl.artifact.sealed_model import locate_model
@@ -321,3 +325,43 @@ def test_files_in_folders_are_classified_in_the_order_of_their_paths(artifact, t
     expected = sorted(filter(os.path.isfile, inside), key=lambda path: path.parts)
     assert len(expected) == 7
     assert [row.file for row in predict(artifact, [folder])] == expected
+
+
+def test_patterns_with_any_folders_match_as_glob_does_but_follow_no_links(tmp_path, monkeypatch):
+    for name in ("a.png", "x/b.png", "x/y/c.png", "x/y/d.gif", "x/.h/e.png", "[z]/f.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    found = dict[str, list[Path]]()
+    for pattern in (
+        "**/*.png",
+        "x/**/*.png",
+        "**/y/*.png",
+        "**/y/**",
+        f"{tmp_path}/**/?.png",
+        "**",
+    ):
+        wanted = {Path(path) for path in glob.glob(pattern, recursive=True)}  # noqa: PTH207
+        found[pattern] = [path for path in sorted(wanted) if path.suffix == ".png"]
+        assert chosen_files([Path(pattern)], frozenset({".png"})) == found[pattern]
+    # glob would go through these links 2^40 times.
+    for name in ("self", "x/up", "x/y/here"):
+        (tmp_path / name).symlink_to(".")
+    for pattern, wanted in found.items():
+        assert chosen_files([Path(pattern)], frozenset({".png"})) == wanted
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.png").touch()
+    scan = os.scandir
+
+    def refused(folder):
+        if Path(folder).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    for given in (tmp_path, tmp_path / "**" / "*.png"):
+        with pytest.raises(DataError, match=f"{tmp_path}/locked cannot be read: Permission denied"):
+            chosen_files([given], frozenset({".png"}))

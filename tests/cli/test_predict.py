@@ -154,6 +154,12 @@ def test_paths_are_answered_as_they_arrive():
     os.close(ours)
 
 
+def test_a_first_block_may_end_before_the_sign_that_separates_paths(monkeypatch):
+    blocks = [b"new", b" line\n.png\0b.png\r\0", b""]
+    monkeypatch.setattr(os, "read", lambda handle, size: blocks.pop(0))
+    assert list(paths_from(0)) == [[Path("new line\n.png"), Path("b.png\r")]]
+
+
 def test_endless_lines_patterns_without_files_and_two_forms_are_errors(lepton, artifact, pictures):
     with standard_input(b"x" * 60_000):
         assert lepton("predict", str(artifact), "-").exit_code == 3
