@@ -109,7 +109,10 @@ def is_sound(value: Any) -> bool:
 
 FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "class_names": (are_texts, "a list of texts"),
+    "class_names": (
+        lambda v: are_texts(v) and all(map(str.strip, v)) and len(set(v)) == len(v),
+        "a list of different texts",
+    ),
     "input": (is_input, "1 to 3 sizes, those of pictures at most 4096"),
     "input_type": (lambda v: v in ("", "int16", "float32", "uint8", "uint16"), "a type"),
     "pixel_scale": (is_scale, "a scale such as 12bit or 0:3000"),

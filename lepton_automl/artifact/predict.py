@@ -608,7 +608,15 @@ def _labels(session: UntrustedSession, model: Path) -> list[str]:
             f"{model} names {len(names)} classes and gives {session.classes} probabilities",
             fix=_FIX,
         )
-    return [str(name) for name in names]
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        odd = next(name for name in names if not isinstance(name, str) or not name.strip())
+        raise DataError(
+            f"{model}: the name of a class is {odd!r:.60}, the rule is a text", fix=_FIX
+        )
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{model}: two classes are named {twice!r:.60}", fix=_FIX)
+    return list(names)
 
 
 def _framing(session: UntrustedSession, model: Path) -> Framing | None:

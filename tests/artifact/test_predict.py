@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from PIL import Image
@@ -365,3 +366,24 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     for given in (tmp_path, tmp_path / "**" / "*.png"):
         with pytest.raises(DataError, match=f"{tmp_path}/locked cannot be read: Permission denied"):
             chosen_files([given], frozenset({".png"}))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a", "", "c"], "the name of a class is ''"),
+        (["a", " ", "c"], "the name of a class is ' '"),
+        (["a", 1, "c"], "the name of a class is 1"),
+        (["a", None, "c"], "the name of a class is None"),
+        (["a", "b", "a"], "two classes are named 'a'"),
+    ],
+)
+def test_names_of_classes_that_cannot_be_told_apart_are_refused(artifact, tmp_path, names, said):
+    """An empty label stands for "none of these" in what is printed."""
+    model = onnx.load(artifact / "model.int8.onnx")
+    for item in model.metadata_props:
+        if item.key == "labels":
+            item.value = json.dumps(names)
+    onnx.save(model, tmp_path / "a.onnx")
+    with pytest.raises(DataError, match=said):
+        predict(tmp_path / "a.onnx", np.zeros((1, 8, 8, 3), np.uint8))

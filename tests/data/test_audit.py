@@ -74,11 +74,19 @@ def test_classes_without_a_test_picture_are_found(dataset):
 
 @pytest.mark.parametrize(
     ("names", "count"),
-    [(["Cat", "cat "], 2), (["big cat", "Big-Cat"], 2), (["cat", "cats"], 0), (["-", "_"], 0)],
+    [
+        (["Cat", "cat "], 2),
+        (["big cat", "Big-Cat"], 2),
+        (["\xe9", "e\u0301"], 2),  # One character, and two that look like it.
+        (["cat", "cats"], 0),
+        (["-", "_"], 0),
+    ],
 )
 def test_classes_whose_names_differ_in_case_or_dashes_only_are_named(dataset, names, count):
-    found = kinds(dataset(class_names=np.array(names)))
-    assert found == ([("names alike", count)] if count else [])
+    found = audit(dataset(class_names=np.array(names)))
+    assert [(f.kind, f.count) for f in found] == ([("names alike", count)] if count else [])
+    if names[0] == "\xe9":
+        assert r"'\xe9', 'e\u0301'" in found[0].message
 
 
 def test_classes_with_few_test_pictures_are_found(dataset):

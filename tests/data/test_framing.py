@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +65,24 @@ def test_it_is_stored_in_metadata_and_read_again() -> None:
     assert framing_in({}) is None
     with pytest.raises(ValueError, match="mode"):
         framing_in({"framing": '{"mode": "evil"}'})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": [8, 8.5]},
+        {"size": ["8", "8"]},
+        {"size": [8, 0]},
+        {"size": [8]},
+        {"size": True},
+        {"fill": [0, 0, 300]},
+        {"fill": [1e308, 0, 0]},
+        {"fill": [0, 0]},
+        {"fill": None},
+    ],
+)
+def test_what_does_not_say_how_pictures_are_resized_is_refused(changes) -> None:
+    body = json.loads(Framing("shortest", (9, 9)).to_json())
+    assert Framing.from_json(json.dumps(body)) == Framing("shortest", (9, 9))
+    with pytest.raises((ValueError, TypeError)):
+        Framing.from_json(json.dumps(body | changes))

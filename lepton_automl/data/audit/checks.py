@@ -7,6 +7,7 @@ The findings here do not stop a run; each states its effect on the results.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -226,19 +227,26 @@ def _silence(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _names_alike(dataset: Dataset) -> Iterator[Finding]:
-    """Classes whose names differ in upper and lower case, spaces or dashes only."""
+    """Classes whose names differ in case, spaces, dashes or forms of characters (NFKC) only."""
     alike: dict[str, list[str]] = {}
     for name in dataset.class_names:
-        alike.setdefault(re.sub(r"[\s_-]+", "", name.casefold()) or name, []).append(name)
+        plain = unicodedata.normalize("NFKC", name).casefold()
+        alike.setdefault(re.sub(r"[\s_-]+", "", plain) or name, []).append(name)
     found = [names for names in alike.values() if len(names) > 1]
     if found:
         yield Finding(
             "names alike",
-            f"{sum(map(len, found))} classes have names that differ in case, spaces or dashes "
-            f"only: {'; '.join(', '.join(map(repr, names)) for names in found[:3])}",
+            f"{sum(map(len, found))} classes have names that differ in case, spaces, dashes or the "
+            f"form of characters only: {'; '.join(map(_shown, found[:3]))}",
             "if they are one class give them one name; else nothing to do",
             sum(map(len, found)),
         )
+
+
+def _shown(names: list[str]) -> str:
+    """Names, with codes of characters where two of them look the same."""
+    looks = {unicodedata.normalize("NFC", name) for name in names}
+    return ", ".join(map(repr if len(looks) == len(names) else ascii, names))
 
 
 def _absent_classes(dataset: Dataset) -> Iterator[Finding]:

@@ -87,8 +87,11 @@ class Framing:
             raise ValueError(f"the mode {body['mode']!r} is unknown")
         if body["interpolation"] not in INTERPOLATIONS:
             raise ValueError(f"the interpolation {body['interpolation']!r} is unknown")
-        height, width = map(int, body["size"])
-        red, green, blue = map(int, body["fill"])
+        (height, width), (red, green, blue) = body["size"], body["fill"]
+        if not all(type(side) is int and side > 0 for side in (height, width)):
+            raise ValueError(f"the size {body['size']!r:.60} is not two numbers of pixels")
+        if not all(type(level) is int and 0 <= level <= 255 for level in (red, green, blue)):
+            raise ValueError(f"the colour {body['fill']!r:.60} is not three numbers from 0 to 255")
         return cls(
             body["mode"],
             (height, width),
