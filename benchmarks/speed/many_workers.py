@@ -100,9 +100,6 @@ class Simulated(Executor):
     def facts(self) -> dict[str, Any]:
         return {"first": 0.0, "workers": []}
 
-    def seconds_to_go(self) -> float:
-        return 60.0
-
     def close(self) -> None:
         """Nothing is open."""
 

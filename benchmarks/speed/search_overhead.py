@@ -165,10 +165,6 @@ class Instant(Executor):
         """No workers."""
         return {"first": 0.0, "workers": []}
 
-    def seconds_to_go(self) -> float:
-        """Every task ends at once."""
-        return 0.0
-
     def close(self) -> None:
         """Nothing is open."""
 

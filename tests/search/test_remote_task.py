@@ -20,10 +20,10 @@ from lepton_automl.search.workers.handle import WorkerLost
 from lepton_automl.search.workers.remote_task import (
     MODEL_FILES,
     Catalog,
+    RemoteResult,
     RemoteTask,
     accept,
     max_result_bytes,
-    run_remote_task,
     task_error,
 )
 from lepton_automl.search.workers.run_task import run_task
@@ -43,18 +43,24 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     return tasks.rung(trials[0], 1)
 
 
-def sent(task: Task, catalog: Catalog, cache: BlobCache) -> dict[str, Any]:
+def run_elsewhere(text: str, cache: BlobCache, folder: Path) -> dict[str, Any]:
+    """The answer of another machine, which has all that the task lacks."""
+    remote = RemoteTask.from_json(text)
+    assert not remote.lacks(cache)
+    task = remote.resolved(cache, folder)
+    found = RemoteResult.packed(run_task(task, contextlib.nullcontext), task)
+    return {"result": found.to_json(), "pieces": list(found.pieces())}
+
+
+def sent(task: Task, catalog: Catalog, cache: BlobCache, folder: Path) -> dict[str, Any]:
     """The answer of another machine, after it has got what it lacks."""
     text = RemoteTask.packed(task, catalog).to_json()
-    answer = json.loads(run_remote_task(json.dumps({"task": text}), cache))
-    parts = []
-    for blob in (Blob(*fields) for fields in answer["lacks"]):
+    for blob in RemoteTask.from_json(text).lacks(cache):
         place = catalog.place(blob)
         assert place is not None
-        parts += list(pieces(blob, place))
-    answer = json.loads(run_remote_task(json.dumps({"task": text, "pieces": parts}), cache))
-    assert isinstance(answer, dict)
-    return answer
+        for piece in pieces(blob, place):
+            cache.add(piece)
+    return run_elsewhere(text, cache, folder)
 
 
 def received(task: Task, answer: dict[str, Any]) -> Received:
@@ -70,7 +76,7 @@ def test_a_task_without_a_shared_disk_gives_the_bits_that_it_gives_here(
     here, there = replace(task, out=str(tmp_path / "a")), replace(task, out=str(tmp_path / "b"))
     expected = run_task(here, contextlib.nullcontext)
     catalog, cache = Catalog(), BlobCache(tmp_path / "host")
-    answer = sent(there, catalog, cache)
+    answer = sent(there, catalog, cache, tmp_path / "scratch")
     assert not (tmp_path / "b").exists()
     result = accept(
         there, answer["result"], received(there, answer), samples=len(np.load(task.validation[1]))
@@ -80,7 +86,7 @@ def test_a_task_without_a_shared_disk_gives_the_bits_that_it_gives_here(
         assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
     # The next task of this host gets nothing again.
     text = RemoteTask.packed(there, catalog).to_json()
-    assert "result" in json.loads(run_remote_task(json.dumps({"task": text}), cache))
+    assert "result" in run_elsewhere(text, cache, tmp_path / "again")
     assert str(tmp_path) not in text
 
 
@@ -96,7 +102,8 @@ def test_on_a_shared_disk_the_data_are_read_by_path_and_the_net_is_sent(
 
 @pytest.fixture
 def answer(task: Task, tmp_path: Path) -> dict[str, Any]:
-    return sent(replace(task, out=str(tmp_path / "out")), Catalog(), BlobCache(tmp_path / "host"))
+    there = replace(task, out=str(tmp_path / "out"))
+    return sent(there, Catalog(), BlobCache(tmp_path / "host"), tmp_path / "scratch")
 
 
 def _changed(**fields: Any) -> Callable[[dict[str, Any]], None]:

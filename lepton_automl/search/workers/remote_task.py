@@ -8,7 +8,6 @@ a host may send anything.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -31,8 +30,7 @@ from lepton_automl.models.arch import Arch
 from lepton_automl.models.model import Model
 from lepton_automl.search.checkpoint_files import MODEL_FILES, write_model_files
 from lepton_automl.search.workers.blob_cache import Blob, BlobCache, Received, pieces
-from lepton_automl.search.workers.handle import WorkerLost, is_out_of_memory
-from lepton_automl.search.workers.run_task import run_task
+from lepton_automl.search.workers.handle import WorkerLost
 from lepton_automl.search.workers.task import Task, TaskResult, check_schedule_changes, unpack
 
 _DATA = ("train/pixels", "train/labels", "validation/pixels", "validation/labels")
@@ -336,43 +334,3 @@ def task_error(fields: Mapping[str, Any]) -> LeptonError | WorkerLost:
     if not (isinstance(kind, type) and issubclass(kind, LeptonError)) or kind is MachineError:
         return WorkerLost(f"failed: {what}")
     return kind(what, fix=fix or _FIX)
-
-
-def run_remote_task(text: str, cache: BlobCache | None = None) -> str:
-    """Run a task in this process, from text to text; for executors that only call a function.
-
-    Parameters
-    ----------
-    text : str
-        JSON with `task`, the text of a `RemoteTask`, and `pieces` of contents for this host.
-    cache : BlobCache, optional
-        By default that of this user.
-
-    Returns
-    -------
-    str
-        JSON with one of: `lacks`, the digests and sizes of contents to be sent with the same task;
-        `result`, the text of a `RemoteResult`, and `pieces` of its files; `out_of_memory`, a
-        reason; `error` (`task_error`).
-    """
-    scratch = Scratch()
-    try:
-        cache = cache or BlobCache()
-        document = json.loads(text)
-        for piece in document.get("pieces", ()):
-            cache.add(piece)
-        remote = RemoteTask.from_json(document["task"])
-        lacks = remote.lacks(cache)
-        if lacks:
-            return json.dumps({"lacks": [[blob.sha256, blob.size] for blob in lacks]})
-        task = remote.resolved(cache, scratch.path)
-        found = RemoteResult.packed(run_task(task, contextlib.nullcontext), task)
-        return json.dumps({"result": found.to_json(), "pieces": list(found.pieces())})
-    except LeptonError as error:
-        return json.dumps({"error": error_fields(error)})
-    except (MemoryError, RuntimeError, OSError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return json.dumps({"out_of_memory": first_line(error)[:200]})
-    finally:
-        scratch.remove()
