@@ -195,7 +195,7 @@ def data(
     DataError
         If the data cannot be used for another reason.
     ConfigError
-        If a file to be written exists, or `fix` is given for data that are no picture files.
+        If a file to be written exists, or `fix` is given for data that are not picture files.
     """
     config = run_config(data, dict(options), DataOptions)
     from lepton_automl.pipeline.data_files import report_and_write
@@ -282,7 +282,7 @@ def export(
         Names of the file formats that are written; `onnx` always is. None: those of the artifact
         that is there.
     ship
-        Format that ships, which limits bind; empty: that of the artifact that is there, else
+        Format that ships, to which limits apply; empty: that of the artifact that is there, else
         `onnx`.
     reject
         Share of pictures of the classes that may be classified as "none of these", 0 to 0.5; 0: no

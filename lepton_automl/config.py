@@ -321,8 +321,8 @@ class RunConfig:
     """Names of file formats that are written (`models.formats`); ONNX always is. None: those of the
     artifact that is there."""
     ship: str = ""
-    """Format that ships, which limits bind; it is written too. Empty: that of the artifact that is
-    there, else C with a limit on flash, else ONNX."""
+    """Format that ships, to which limits apply; it is written too. Empty: that of the artifact that
+    is there, else C with a limit on flash, else ONNX."""
     reject: float | None = None
     """Share of samples of the classes, 0 to 0.5, that may be classified as "none of these"; 0: no
     threshold. None: that of the artifact that is there, else 0."""
@@ -409,9 +409,10 @@ class RunConfig:
         if self.trains_elsewhere and (self.jobs is not None or self.jobs_per_gpu is not None):
             option = "--jobs-per-gpu" if self.jobs is None else "--jobs"
             where = f"--hosts {self.hosts}" if self.hosts else f"--cluster {self.cluster}"
-            says = "`jobs` of each host in the file says" if self.hosts else "its threads say"
+            says = "`jobs` of each host in the file" if self.hosts else "the threads of its workers"
             raise ConfigError(
-                f"{option} has no effect with {where}", fix=f"leave it out: {says} it"
+                f"{option} has no effect with {where}",
+                fix=f"leave it out: {says} set the number of workers",
             )
         if self.hosts is not None and self.cluster is not None:
             raise ConfigError(
@@ -508,8 +509,8 @@ def check_cluster(address: str) -> None:
     is_here = re.fullmatch(r"localhost|127(\.\d{1,3}){3}|\[::1\]", match[2])
     if match[1] != "tls" and not is_here:
         raise ConfigError(
-            f"--cluster {address} is not encrypted, and the scheduler is elsewhere: who is "
-            "on the way could run programs in your name here and there; the rule is tls://",
+            f"--cluster {address} is an unencrypted connection to another machine: anybody on the "
+            "network between them could run programs as you on both; the rule is tls://",
             fix="start the scheduler with TLS and give tls://HOST:PORT (docs/distributed.md), or "
             "reach it through a tunnel of ssh: ssh -L 8786:localhost:8786 HOST, then "
             "--cluster dask://localhost:8786",
@@ -549,7 +550,7 @@ def memory_bytes(text: str | int) -> int:
     Raises
     ------
     ConfigError
-        If the text is no size above zero.
+        If the text is not a size above zero.
     """
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?([KMGT]?)(?:i?B)?", str(text).strip(), re.I)
     size = 0

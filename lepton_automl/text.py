@@ -20,7 +20,7 @@ _UNSAFE = (
     "\x00-\x1f\x7f-\x9f"  # control characters: C0, DEL, C1
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction of writing
     "\u2028\u2029"  # line and paragraph separators
-    "\ud800-\udfff"  # lone surrogates: bytes of a file name that are no UTF-8
+    "\ud800-\udfff"  # lone surrogates: bytes of a file name that are not UTF-8
     "\ufffe\uffff"  # not characters, and not allowed in XML
 )
 UNSAFE = re.compile(f"[{_UNSAFE}]")

@@ -279,7 +279,7 @@ def _golden(parts: _Parts) -> list[str]:
         }
         wrong = _differing("golden predictions", said)
         if not wrong and not ((predictions >= 0) & (predictions <= 1 + 1e-5)).all():
-            wrong = [f"{name} has values that are no probabilities"]
+            wrong = [f"{name} has values that are not probabilities"]
         found += wrong
     return found
 
@@ -355,7 +355,7 @@ def _about_verdict(parts: _Parts) -> list[str]:
     found += _differing("test recordings", whole)
     has_recordings = any(count is not None for count in whole.values())
     on = "recordings" if has_recordings and about.judge != "windows" else "samples"
-    found += _differing("what limits bind", {ABOUT: on, VERDICT: verdict.limits_on})
+    found += _differing("what limits apply to", {ABOUT: on, VERDICT: verdict.limits_on})
     of_recordings = {name: drop.n for name, drop in verdict.recording_drops.items()}
     if of_recordings:
         names = {"an artifact": sorted(_DROPS), VERDICT: sorted(of_recordings)}

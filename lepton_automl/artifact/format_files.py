@@ -48,7 +48,7 @@ class MeasuredFormats:
     evidence: Mapping[str, Evidence]
     """Of the test samples; only of formats that were run."""
     whole: Mapping[str, Evidence]
-    """Of whole recordings; empty where samples are no windows of recordings."""
+    """Of whole recordings; empty where samples are not windows of recordings."""
 
 
 @dataclass(frozen=True)

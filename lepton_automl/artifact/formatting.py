@@ -79,7 +79,7 @@ def latency_text(figures: FileMetrics) -> str:
 
 
 def recordings_text(figures: FileMetrics) -> str:
-    """Accuracy of joined predictions; empty where samples are no windows of recordings."""
+    """Accuracy of joined predictions; empty where samples are not windows of recordings."""
     whole = figures.recordings
     if whole is None:
         return ""

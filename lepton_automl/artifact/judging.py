@@ -117,7 +117,7 @@ def _latency(name: str, limit: float, figures: FileMetrics) -> JudgedLimit:
 def _flash(name: str, limit: float, figures: FileMetrics) -> JudgedLimit:
     """Measured by a compiler, or predicted within `SHARE`.
 
-    Of files that are no code only their own bytes are known, which can break a limit alone.
+    Of files that are not code only their own bytes are known, which can break a limit alone.
     """
     value, basis = figures.flash_bytes, figures.flash_basis
     if value is None:

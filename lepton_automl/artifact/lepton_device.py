@@ -311,7 +311,7 @@ class Bundle:
     def samples(self, path: Path) -> np.ndarray:
         """Samples (n, *shape) of a file; windows of a recording are several."""
         if path.exists() and not path.is_file():
-            raise ValueError("it is no regular file: a folder, a pipe or a device")
+            raise ValueError("it is not a regular file: a folder, a pipe or a device")
         if len(self.shape) == 1:
             if self.sound is None:
                 raise ValueError(f"{self.path} does not say what sound it reads; {AGAIN}")
@@ -327,7 +327,7 @@ class Bundle:
         """Label and probability of a file, and the number of its windows."""
         found = self.net.predict(np.ascontiguousarray(self.samples(path)))
         sums = found.sum(1)
-        if found.min() < 0 or not (np.abs(sums - 1) < 1e-3).all():  # NaN is no sum of 1.
+        if found.min() < 0 or not (np.abs(sums - 1) < 1e-3).all():  # NaN is not a sum of 1.
             raise ValueError(f"{self.path} gives no probabilities: they add up to {sums[0]:g}")
         if found.shape[1] != len(self.labels):
             raise ValueError(
@@ -385,7 +385,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON file: {error}; {AGAIN}") from error
+        raise ValueError(f"{path} is not a JSON file: {error}; {AGAIN}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds no JSON object; {AGAIN}")
     return checked(path, found)
@@ -521,7 +521,7 @@ def ends(scale: str) -> tuple[float, float]:
     named = {"unit": "0:1", "symmetric": "-1:1"}.get(scale, bits if ":" in bits else f"0:{bits}")
     black, white = map(float, named.split(":"))
     if not (max(abs(black), abs(white)) <= 1e30 and white - black >= 1e-30):
-        raise ValueError(f"{scale} is no scale: black is below white, both are at most 1e+30")
+        raise ValueError(f"{scale} is not a scale: black is below white, both are at most 1e+30")
     return black, white
 
 
@@ -727,7 +727,7 @@ def predict(place: Path, files: list[str], name: str, as_json: bool) -> int:
 
 
 def described(error: Exception) -> str:
-    """What an error says, on one line, with its kind where that is no usual one."""
+    """What an error says, on one line, with its kind where that is not a usual one."""
     text = " ".join(str(error).split())[:1000]
     is_plain = type(error) in (ValueError, Problem) or isinstance(error, OSError)
     return text if text and is_plain else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -212,7 +212,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises
     ------
     OSError, ValueError
-        If the file cannot be read, is no UTF-8 or no object, or a key is given twice.
+        If the file cannot be read, is not UTF-8 or not an object, or a key is given twice.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")

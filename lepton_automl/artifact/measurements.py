@@ -58,7 +58,7 @@ class EvaluatedPart:
     is_balanced: bool
     groups: np.ndarray | None = None
     recordings: np.ndarray | None = None
-    """Recording that each sample is a window of; None: they are no windows of recordings."""
+    """Recording that each sample is a window of; None: they are not windows of recordings."""
     own_sizes: OwnSizes | None = None
     """Some of them in their own sizes, where a format takes these."""
 
@@ -77,7 +77,7 @@ class EvaluatedPart:
 
 
 def file_problems(name: str, file: bytes) -> list[str]:
-    """Reasons why a file is no standard ONNX file that runs here, one sentence each."""
+    """Reasons why a file is not a standard ONNX file that runs here, one sentence each."""
     try:
         model = parse(name, file, Path(os.devnull))  # No weights are in other files.
         onnx.checker.check_model(model, full_check=True)

@@ -351,7 +351,7 @@ def _pixels_in(
     Raises
     ------
     DataError
-        If it is no picture, has other channels, or values that need another scale.
+        If it is not a picture, has other channels, or values that need another scale.
     """
     height, width, channels = session.shape
     size = None if session.takes_any_size else (height, width)

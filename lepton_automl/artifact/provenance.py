@@ -60,7 +60,7 @@ class Provenance:
     channel_names: tuple[str, ...] = ()
     """Of the channels of a signal; empty where they are not known."""
     window_stride: int = 0
-    """Values from the start of one window of a signal to the next; 0 where samples are no windows
+    """Values from the start of one window of a signal to the next; 0 where samples are not windows
     of recordings, or it was not recorded."""
     notes: tuple[str, ...] = ()
     """Preprocessing and quantization of an external model, one sentence each."""
@@ -128,9 +128,9 @@ class Provenance:
 def _check_values(found: Provenance) -> None:
     """Raise ValueError where a value is not one that lepton writes."""
     if found.input_kind not in INPUT_TYPES:
-        raise ValueError(f"input_type {found.input_type!r} is no type of inputs")
+        raise ValueError(f"input_type {found.input_type!r} is not a type of inputs")
     if found.ship not in (ONNX, *found.formats):
-        raise ValueError(f"ship {found.ship!r} is no format of the artifact")
+        raise ValueError(f"ship {found.ship!r} is not a format of the artifact")
     if not all(0 <= p <= 1 for p in (found.reject_rate, *found.reject_below.values())):
         raise ValueError("reject_rate and reject_below have to be 0 to 1")
     if found.reject_below and len(found.input) != 3:

@@ -74,7 +74,7 @@ def locate_model(artifact: Path) -> ShippedModel:
         return ShippedModel(artifact, _seal_of(artifact))
     if artifact.is_file() or not artifact.exists():
         raise DataError(
-            f"{artifact} {'is no ONNX file' if artifact.is_file() else 'does not exist'}",
+            f"{artifact} {'is not an ONNX file' if artifact.is_file() else 'does not exist'}",
             fix="give a run folder, its artifact/ or an .onnx file",
         )
     nested = artifact / "artifact"

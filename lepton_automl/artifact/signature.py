@@ -123,7 +123,7 @@ def check_signature(folder: Path, trust: Path) -> str:
             if not done.returncode:
                 return _signer(done.stdout.decode(errors="replace"))
     raise ArtifactError(
-        f"{path} is no signature of {MANIFEST} by a key of {trust}",
+        f"{path} is not a signature of {MANIFEST} by a key of {trust}",
         fix="the artifact was changed, or another key signed it: get it again from its maker",
     )
 

@@ -23,7 +23,7 @@ LimitsOn = Literal["samples", "recordings"]
 Interval = tuple[float, float]
 
 ACCURACY_LIMITS = frozenset({"min_accuracy", "max_drop", "max_class_drop"})
-"""Limits that bind recordings where `limits_on` says so."""
+"""Limits that apply to recordings where `limits_on` says so."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class FileMetrics:
     recordings: RecordingAccuracy | None = None
     """Of whole recordings, where test samples are several windows of one; else None."""
     flash_bytes: int | None = None
-    """Code and constants on a microcontroller; None of files that are no code."""
+    """Code and constants on a microcontroller; None of files that are not code."""
     flash_basis: Basis = "measured"
     """`measured` by the compiler's `size`, or `predicted` (`cost.flash`) where there is none."""
 
@@ -257,7 +257,7 @@ class Verdict:
 
     status: Status
     primary: Precision
-    """The file that ships; the limits bind this one."""
+    """The file that ships; the limits apply to it."""
     prefer: str
     limits: tuple[JudgedLimit, ...]
     problems: tuple[str, ...]
@@ -289,13 +289,13 @@ class Verdict:
     """What limits on accuracy and its drop bind: test samples, or whole recordings by the joined
     predictions of their windows."""
     recording_drops: Mapping[str, PairedDrop] = field(default_factory=dict)
-    """As `drops`, of whole recordings; empty where samples are no windows of recordings."""
+    """As `drops`, of whole recordings; empty where samples are not windows of recordings."""
     front_end: FrontEndCost | None = None
     """Part of the latency of the files that read audio; None of other files."""
     formats: tuple[FormatFigures, ...] = ()
     """Further formats of the artifact."""
     ship: str = ONNX
-    """Format that ships, which the limits bind: one of `formats`, or that of the ONNX files."""
+    """Format that ships, to which the limits apply: one of `formats`, or that of the ONNX files."""
     latency_host: str = ""
     """Host of `--hosts` that measured the latencies; empty: `machine` did."""
     latency_machine: Machine | None = None

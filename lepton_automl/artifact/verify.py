@@ -80,7 +80,7 @@ class Request:
     groups: tuple[int, ...] | None = None
     """Samples of one group belong together; intervals are then over groups."""
     recordings: tuple[int, ...] | None = None
-    """Recording that each sample is a window of; None: samples are no windows of recordings."""
+    """Recording that each sample is a window of; None: samples are not windows of recordings."""
     limits: Limits | None = None
     """None: those recorded in the artifact."""
     prefer: str | None = None

@@ -129,7 +129,7 @@ def _show_targets(rows: list[dict[str, Any]]) -> None:
 
 
 def _weights(row: dict[str, Any]) -> str:
-    """Limits of weights, and what has a scale of its own where that is no channel."""
+    """Limits of weights, and what has a scale of its own where that is not a channel."""
     limit = f"±{row['weight_limit']}"
     return limit if row["weight_scales"] == "channel" else f"{limit} a {row['weight_scales']}"
 

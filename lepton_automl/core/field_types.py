@@ -16,7 +16,7 @@ MOST = 1e18
 def check_types(value: Any, what: str = "") -> None:
     """Check the fields of a dataclass instance, and of all in it, against their annotations.
 
-    A number may be whole or not where one of both is annotated; a boolean is no number.
+    A number may be whole or not where one of both is annotated; a boolean is not a number.
 
     Parameters
     ----------

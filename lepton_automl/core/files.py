@@ -21,7 +21,7 @@ TEMPORARY_SUFFIX = ".tmp"
 def write(path: Path, content: bytes | str) -> Path:
     """Write `content` to `path` so that a crash leaves the old file or the new one.
 
-    Text is written as UTF-8; bytes of file names that are no UTF-8 stay as they are.
+    Text is written as UTF-8; bytes of file names that are not UTF-8 stay as they are.
 
     Raises
     ------

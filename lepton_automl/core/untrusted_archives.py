@@ -48,7 +48,7 @@ class Member:
     size: int
     """Bytes of its content."""
     crc: int | None
-    """Of the content; None in archives that are no zip archives, whose members are not packed."""
+    """Of the content; None in archives that are not zip archives, whose members are not packed."""
     is_deflated: bool = False
 
     def __str__(self) -> str:
@@ -101,8 +101,8 @@ def list_zip(path: Path, *, fix: str) -> list[Member]:
     Raises
     ------
     DataError
-        If it is no zip archive, or a member is encrypted, packed in another way than by deflate, a
-        link, unpacks to too much, reaches beyond the end, or has a name that leads out of the
+        If it is not a zip archive, or a member is encrypted, packed in another way than by deflate,
+        a link, unpacks to too much, reaches beyond the end, or has a name that leads out of the
         archive.
     """
     with (
@@ -168,7 +168,7 @@ def list_tar(path: Path, *, fix: str) -> list[Member]:
     Raises
     ------
     DataError
-        If it is no tar archive or a packed one, or a member is a link, a device, sparse, reaches
+        If it is not a tar archive or a packed one, or a member is a link, a device, sparse, reaches
         beyond the end, or has a name that leads out of the archive.
     """
     with (
@@ -191,7 +191,7 @@ def list_tar(path: Path, *, fix: str) -> list[Member]:
                 if entry.size < 0:
                     raise ValueError(f"{entry.name!r} has a size below zero")
                 if not entry.isreg() or entry.issparse():
-                    raise ValueError(f"{entry.name!r} is no regular file: a link, or the like")
+                    raise ValueError(f"{entry.name!r} is not a regular file: a link, or the like")
                 if entry.offset_data + entry.size > size:
                     raise ValueError(f"{entry.name!r} reaches beyond the end of the archive")
                 if len(found) == MAX_TAR_MEMBERS:

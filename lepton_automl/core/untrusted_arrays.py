@@ -127,7 +127,7 @@ def open_npz(path: Path, *, fix: str) -> Iterator[ArrayFile]:
     Raises
     ------
     DataError
-        If it is no regular file, no archive of arrays, or an array in it cannot be read.
+        If it is not a regular file, no archive of arrays, or an array in it cannot be read.
     """
     with untrusted_files.open_file(path, ARRAYS, fix=_ANOTHER) as file:
         try:
@@ -151,7 +151,7 @@ def read_npy(path: Path, *, fix: str, error: ErrorType = DataError) -> Array:
     Raises
     ------
     LeptonError
-        `error`, if it is no regular file, no array of numbers or texts, or damaged.
+        `error`, if it is not a regular file, no array of numbers or texts, or damaged.
     """
     with untrusted_files.open_file(path, ARRAYS, fix=fix, error=error) as file:
         size = file.seek(0, io.SEEK_END)
@@ -168,7 +168,7 @@ def read_npy_header(path: Path, *, fix: str) -> Header:
     Raises
     ------
     DataError
-        If it is no regular file or holds no array of numbers or texts.
+        If it is not a regular file or holds no array of numbers or texts.
     """
     with untrusted_files.open_file(path, ARRAYS, fix=fix) as file:
         try:

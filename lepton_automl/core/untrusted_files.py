@@ -82,7 +82,7 @@ def open_file(
     Raises
     ------
     LeptonError
-        `error`, if there is no such file, it is no regular file, or it is too large.
+        `error`, if there is no such file, it is not a regular file, or it is too large.
     OSError
         If the machine lacks memory or file handles.
     """
@@ -170,7 +170,7 @@ def read_text(
     Raises
     ------
     LeptonError
-        `error`, as `open_file`, or if it is no text in UTF-8.
+        `error`, as `open_file`, or if it is not UTF-8 text.
     """
     content = read_bytes(path, kind, fix=fix, error=error)
     return decode_text(content, path, fix=fix, error=error, errors=errors)
@@ -226,7 +226,7 @@ def parse_json(
     Raises
     ------
     LeptonError
-        `error`, if it is no JSON, has a key twice, is nested deeper than `MAX_DEPTH`, holds an
+        `error`, if it is not JSON, has a key twice, is nested deeper than `MAX_DEPTH`, holds an
         integer of more than 64 bits, or text that no file can hold.
     """
     text = decode_text(content, source, fix=fix, error=error)
@@ -251,7 +251,7 @@ def parse_toml(
     Raises
     ------
     LeptonError
-        `error`, if it is no TOML, has a line of more than `MAX_LINE` characters, is nested deeper
+        `error`, if it is not TOML, has a line of more than `MAX_LINE` characters, is nested deeper
         than `MAX_DEPTH`, or holds a date, NaN, infinity or an integer of more than 64 bits.
     """
     text = decode_text(content, source, fix=fix, error=error)
@@ -413,7 +413,7 @@ def _problem(value: object, *, finite: bool) -> str:
 
 
 def _is_encodable(text: str) -> bool:
-    # Names of files that are no UTF-8 hold surrogates, which stand for their bytes.
+    # Names of files that are not UTF-8 hold surrogates, which stand for their bytes.
     if text.isascii():
         return True
     try:

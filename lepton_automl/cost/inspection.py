@@ -94,7 +94,7 @@ def inspect_file(
     Raises
     ------
     DataError
-        If it is no ONNX file, exceeds a limit or crashes the process.
+        If it is not an ONNX file, exceeds a limit or crashes the process.
     """
     place = os.path.abspath(source.parent)  # noqa: PTH100  Links stay, unlike in Path.resolve.
     fields = {"source": str(source), "folder": place, "seconds": seconds}

@@ -28,7 +28,7 @@ def answer(request: Message) -> Message:
     Raises
     ------
     DataError
-        If it is no ONNX file, or its graph is malformed.
+        If it is not an ONNX file, or its graph is malformed.
     """
     fields = request.fields
     source = fields["source"]

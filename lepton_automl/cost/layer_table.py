@@ -64,7 +64,7 @@ class NodeNames:
     layer_of: Mapping[int, str]
     """Number of each node that is a layer -> its name."""
     owner: Mapping[str, str]
-    """Tensor that is no constant -> name of the layer that it is a result of; empty: the input."""
+    """Tensor, unless it is a constant -> name of the layer that computes it; empty: the input."""
     constants: frozenset[str]
     """Tensors that do not depend on the input."""
 

@@ -166,7 +166,7 @@ class Dataset:
     """Short name from the path of the data, valid as a folder name."""
     class_names: tuple[str, ...]
     channels: int
-    """1 for grey, 3 for RGB; 2 and 4 to 16 are no colours."""
+    """1 for grey, 3 for RGB; 2 and 4 to 16 are not colours."""
     size: Size | None
     """Height and width if all pictures share them, else None."""
     train: Part
@@ -183,7 +183,7 @@ class Dataset:
     channel_names: tuple[str, ...] = ()
     """Of the channels of signals; empty where they have none."""
     window_stride: int = 0
-    """Values from the start of one window of a signal to the next; 0 where samples are no windows
+    """Values from the start of one window of a signal to the next; 0 where samples are not windows
     of recordings."""
     front_end: LogMel | None = None
     """How sound becomes the features that nets see; None for other samples."""

@@ -266,8 +266,8 @@ def _with_test(samples: Samples, more: Samples, data: str, test: Path) -> Sample
         )
     if (samples.audio is None) != (more.audio is None) or _lengths(samples) != _lengths(more):
         raise DataError(
-            f"--test {test} does not hold such samples as {data}: "
-            f"{_lengths(samples) or 'pictures'} and {_lengths(more) or 'pictures'}",
+            f"--test {test} holds other samples than {data}: "
+            f"{_lengths(more) or 'pictures'}, not {_lengths(samples) or 'pictures'}",
             fix="give signals of the same length and channels, pictures or sound in both",
         )
     if samples.channel_names and more.channel_names not in ((), samples.channel_names):

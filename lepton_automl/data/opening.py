@@ -71,7 +71,7 @@ class DataPlace:
     """Where data are, in a form that means the same in every working directory."""
 
     place: str
-    """Absolute path, or the name of data that are no file, such as `digits`."""
+    """Absolute path, or the name of data that are not a file, such as `digits`."""
     kind: str
     """Name of the source that reads them; empty where no source does."""
 
@@ -88,7 +88,7 @@ def locate_data(data: str) -> DataPlace:
     if found is None:
         return DataPlace(data, "")
     kind, source = found
-    # A name may be that of a file in the working directory too: the built-in `digits` is no path.
+    # The name of a built-in data set, such as `digits`, may be that of a file here too.
     path = str(real_path(data))
     is_path = Path(data).exists() and source().accepts(path)
     return DataPlace(path if is_path else data, kind)

@@ -60,7 +60,7 @@ class Samples:
     """(N,): samples of one group (a person, a session) must stay in one part."""
     recordings: NDArray[np.int64] | None = None
     """(N,): recording that a sample is a window of, all of one label, whose answers are joined to
-    one; None where samples are no windows of such recordings."""
+    one; None where samples are not windows of such recordings."""
     spans: NDArray[np.int64] | None = None
     """(N, 3): recording, first value in it, and end, of samples that are windows of recordings."""
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Samples:
     channel_names: tuple[str, ...] = ()
     """Of the channels of signals, such as the columns of a table; empty where they have none."""
     window_stride: int = 0
-    """Values from the start of one window of a signal to the next; 0 where samples are no windows
+    """Values from the start of one window of a signal to the next; 0 where samples are not windows
     of recordings."""
     value_type: str = "float32"
     """Type in which signals are stored, `int16` or `float32`."""
@@ -106,7 +106,7 @@ class Samples:
 
     @property
     def only_pictures(self) -> Pictures:
-        """The pictures, where samples are no signals."""
+        """The pictures, where samples are not signals."""
         assert not _are_signals(self.pictures), "the samples are signals"
         assert self.audio is None, "the samples are audio"
         return cast(Pictures, self.pictures)

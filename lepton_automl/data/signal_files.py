@@ -254,7 +254,7 @@ def time_decisions(read: Sequence[Recording]) -> Iterator[Decision]:
         name = read[left[0]].time_column
         yield Decision(
             name="time column",
-            choice=f"the column {name!r} is no channel",
+            choice=f"the column {name!r} is not a channel",
             evidence=f"it only grows, in {len(left)} of {len(read)} recordings",
             certainty="inferred",
             option="rename the column",
@@ -336,7 +336,7 @@ def _rows(path: Path, lines: list[str], delimiter: str) -> Any:
     try:
         yield from csv.reader(io.StringIO("\n".join(lines)), delimiter=delimiter)
     except csv.Error as error:
-        raise DataError(f"{path} is no table of numbers: {error}", fix=_FIX) from error
+        raise DataError(f"{path} is not a table of numbers: {error}", fix=_FIX) from error
 
 
 def _is_number(cell: str) -> bool:

@@ -227,15 +227,15 @@ def input_type_of(values: Signals, stored: str, stated: str) -> tuple[str, Decis
         bad = next((v for v in map(_no_int16, values) if v is not None), None)
         if bad is not None:
             raise ConfigError(
-                f"{option} int16: the data have values such as {bad:g}, which are no whole numbers "
-                f"from {kind.min} to {kind.max}",
+                f"{option} int16: the data have values such as {bad:g}, which are not whole "
+                f"numbers from {kind.min} to {kind.max}",
                 fix="leave it out: the file reads float32 values",
             )
     return "int16", None
 
 
 def _no_int16(values: NDArray[np.float32]) -> float | None:
-    """A value that is no whole number of 16 bits; None where there is none."""
+    """A value that is not a whole number of 16 bits; None where there is none."""
     kind = np.iinfo(np.int16)
     bad = (values != np.rint(values)) | (values < kind.min) | (values > kind.max)
     return float(values[bad][0]) if bad.any() else None
@@ -247,7 +247,7 @@ def to_int16(what: str, values: Signals) -> NDArray[np.int16]:
     Raises
     ------
     DataError
-        If a value is no whole number of 16 bits.
+        If a value is not a whole number of 16 bits.
     """
     if (bad := _no_int16(values)) is not None:
         raise DataError(

@@ -238,7 +238,7 @@ def _cast(inputs: list[Any], attributes: Mapping[str, Any]) -> Tensor:
     (x,) = inputs
     is_exact = isinstance(x, np.ndarray) and x.dtype in (np.uint8, np.uint16, np.int16)
     if not is_exact or attributes.get("to") != TensorProto.FLOAT:
-        raise _unsupported("values are converted that are no inputs of at most 16 bits")
+        raise _unsupported("values are converted that are not inputs of at most 16 bits")
     return np.asarray(x, np.float32)
 
 

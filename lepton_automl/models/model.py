@@ -97,7 +97,7 @@ class Model:
                 _check_complete(qparams, arch)
             metrics, parent = about["metrics"], about["parent"]
             if not all(isinstance(value, int | float) for value in metrics.values()):
-                raise TypeError("a metric is no number")
+                raise TypeError("a metric is not a number")
             return cls(arch, weights, preprocessing, qparams, metrics, str(parent))
         except _MALFORMED as error:
             raise DataError(

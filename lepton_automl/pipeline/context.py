@@ -228,7 +228,7 @@ def open_run_data(config: RunConfig, emit: Emit) -> Dataset:
     dataset = data_opening.open_data(config, emit, quarantine=RunFolder(config.out).quarantine)
     if config.judge != "auto" and dataset.test.recordings is None:
         raise ConfigError(
-            f"--judge {config.judge} has no effect: the test samples are no windows of recordings",
+            f"--judge {config.judge} has no effect: the test samples are not windows of recordings",
             fix="leave it out",
         )
     return dataset

@@ -19,7 +19,7 @@ def report_and_write(
     Raises
     ------
     ConfigError
-        If a file exists, or `fix` is given for data that are no picture files.
+        If a file exists, or `fix` is given for data that are not picture files.
     LeptonError
         As `report_data`.
     """

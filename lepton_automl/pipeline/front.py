@@ -91,7 +91,7 @@ def _choice(ledger: LedgerView, trials: Trials, definition: Definition) -> Selec
     if named:
         number, reason = named[-1]["number"], named[-1]["reason"]
         if number not in trials or not isinstance(reason, str):
-            raise ValueError(f"the winner {number!r:.60} is no trial, or its reason no text")
+            raise ValueError(f"the winner {number!r:.60} is not a trial, or its reason not text")
         return Selection(number, reason)
     options = [
         Option(n, trials.best_result(n).correct, trials[n].cost, strata=trials.strata)

@@ -49,7 +49,7 @@ def inspect(
     ConfigError
         If the drawing exists already.
     DataError
-        If there is no such file, or it is no ONNX file.
+        If there is no such file, or it is not an ONNX file.
     ArtifactError
         If it has changed since the artifact was sealed.
     MachineError

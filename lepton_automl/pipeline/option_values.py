@@ -111,7 +111,7 @@ def count(text: str) -> int:
     Raises
     ------
     ConfigError
-        If it is no number.
+        If it is not a number.
     """
     units = {"k": 1e3, "m": 1e6, "g": 1e9}
     number, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in units else (text, "")

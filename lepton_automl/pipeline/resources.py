@@ -133,7 +133,7 @@ def _check_ship(config: RunConfig) -> None:
         return
     if config.ship == formats.ONNX or formats.load(config.ship).main.endswith(".onnx"):
         raise ConfigError(
-            f"a limit on flash binds code, and --ship {config.ship} ships an ONNX file",
+            f"a limit on flash applies to C code, and --ship {config.ship} ships an ONNX file",
             fix="leave --ship out: then C ships; or leave --board and --max-flash-kb out",
         )
 
@@ -295,7 +295,7 @@ def check_reject(config: RunConfig, dataset: Dataset) -> None:
     Raises
     ------
     ConfigError
-        If it is too small, or the data are no pictures.
+        If it is too small, or the data are not pictures.
     """
     if not config.reject:
         return

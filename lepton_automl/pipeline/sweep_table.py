@@ -129,10 +129,11 @@ def read_table(out: Path) -> SweepResult:
         for row in rows:
             check_types(row)
             if Path(row.name).name != row.name or row.name in ("", ".", ".."):
-                raise ValueError(f"{row.name!r} is no name of a folder")
+                raise ValueError(f"{row.name!r} is not a name of a folder")
         return SweepResult(out, varied, rows)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} is no table of a sweep: {first_line(error)}", fix=fix) from error
+        what = f"{path} is not a table of a sweep: {first_line(error)}"
+        raise ConfigError(what, fix=fix) from error
 
 
 def known_rows(out: Path) -> dict[str, SweepRow]:

@@ -61,7 +61,7 @@ _UNUSABLE = {
     sqlite3.SQLITE_ERROR: "is damaged or not a ledger of lepton",
 }
 _NO_TEXT = "Could not decode to UTF-8"
-"""Beginning of Python's message for text that is no UTF-8; it has no error code."""
+"""Beginning of Python's message for text that is not UTF-8; it has no error code."""
 
 REFERENCE = "reference"
 """Key of the `EventKind.HYPERVOLUME` event with the reference point."""

@@ -77,7 +77,7 @@ def without_ledger(path: Path, beside: Sequence[str], what: str = "is missing") 
 
 
 def check_file(path: Path) -> None:
-    """Refuse something at the path of a ledger that is no file.
+    """Refuse something at the path of a ledger that is not a file.
 
     Raises
     ------
@@ -207,7 +207,7 @@ def _check_disk(error: sqlite3.Error) -> None:
 
 @contextmanager
 def _raw_text(db: sqlite3.Connection) -> Iterator[None]:
-    """Read text as bytes: damaged text may be no UTF-8."""
+    """Read text as bytes: damaged text may not be UTF-8."""
     db.text_factory = bytes
     try:
         yield

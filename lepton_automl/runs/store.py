@@ -153,7 +153,7 @@ class Manifest:
             if not all(map(_is_count, (made.generation, made.events, *counts))):
                 raise ValueError("a number is not whole, or below 0")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ConfigError(f"{place} is no manifest of a run: {error}", fix=fix) from error
+            raise ConfigError(f"{place} is not a manifest of a run: {error}", fix=fix) from error
         return made
 
 
@@ -334,7 +334,7 @@ class Store:
             try:
                 own, changed, added = _parse_batch(content, most)
             except (ValueError, TypeError, LookupError, DataError, zlib.error) as error:
-                what = f"the object {batch.sha256} is no part of a log: {first_line(error)}"
+                what = f"the object {batch.sha256} is not part of a log: {first_line(error)}"
                 raise self._damaged(what) from error
             if (batch.first, batch.last) != ((own[0][0], own[-1][0]) if own else (0, 0)):
                 raise self._damaged(f"the object {batch.sha256} holds other events than are named")
@@ -459,7 +459,7 @@ def _lines(content: bytes) -> Iterator[bytes]:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r:.60} is no text")
+        raise TypeError(f"{value!r:.60} is not text")
     return value
 
 

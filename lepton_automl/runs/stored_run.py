@@ -342,7 +342,7 @@ class StoredRun:
         kept = {path.split("/")[1] for path in self._log.files if path.startswith("checkpoints/")}
         for folder in self._folder.checkpoints.glob("[0-9]*-*"):
             if folder.name not in kept:
-                files.remove(folder / _LAST[0])  # First: the rest is no model.
+                files.remove(folder / _LAST[0])  # First: the rest is not a model.
                 files.remove_folder(folder)
 
     def _fetch(self, entries: list[FileEntry]) -> int:
@@ -461,7 +461,7 @@ def _checked_path(path: str) -> str:
     is_known = path in TOP_FILES or (len(parts) > 1 and parts[0] in FOLDERS)
     if is_odd or not is_known or "\\" in path:
         raise ConfigError(
-            f"the store names the file {path!r}, which is no file of a run",
+            f"the store names the file {path!r}, which is not a file of a run",
             fix="give another --store; another program has changed this one",
         )
     return path

@@ -49,7 +49,7 @@ def damage(ledger: Path, pages: Collection[int] | None = None) -> str:
     Raises
     ------
     LeptonError
-        If the log is no regular file or larger than 1 GiB.
+        If the log is not a regular file or larger than 1 GiB.
     """
     path = ledger.with_name(f"{ledger.name}-wal")
     try:

@@ -200,7 +200,7 @@ def open_storage(url: str) -> BaseStorage:
     Raises
     ------
     ConfigError
-        If it is no URL of a database.
+        If it is not a URL of a database.
     MachineError
         If the database or its driver is not there.
     """

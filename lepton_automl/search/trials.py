@@ -221,7 +221,7 @@ class RungResult:
         changes = event.get("schedule_changes", ())
         check_schedule_changes(changes)
         if not isinstance(event["failed"], str) or not isinstance(event["correct"], str):
-            raise TypeError("failed or correct is no text")
+            raise TypeError("failed or correct is not text")
         return cls(
             key,
             event["epochs"],

@@ -178,7 +178,7 @@ def damage(path: Path) -> str:
     if not path.exists():
         return ""
     if not path.is_file():
-        return f"{path.name} is no file"
+        return f"{path.name} is not a file"
     try:
         content = _content(path)
         metadata, tensors = _metadata(content), load(content)
@@ -229,7 +229,7 @@ def _metadata(content: bytes) -> dict[str, str]:
         raise ValueError(error.what) from error
     metadata = found.get("__metadata__", {})
     if not isinstance(metadata, dict):
-        raise ValueError("its metadata are no object")
+        raise ValueError("its metadata are not an object")
     return metadata
 
 

@@ -118,7 +118,7 @@ def edit(folder, name, *keys, value):
         ("about.json", ["data_fingerprint"], "0" * 16, "dataset"),
         ("about.json", ["window_stride"], 5, "stride"),
         ("about.json", ["judge"], "nonsense", "about.json"),
-        ("verdict.json", ["limits_on"], "recordings", "what limits bind"),
+        ("verdict.json", ["limits_on"], "recordings", "what limits apply to"),
         ("about.json", ["pixel_scale"], "nonsense", "about.json"),
         ("about.json", ["pixel_scale"], "auto", "about.json"),
         ("about.json", ["pixel_scale"], "12bit", "pixel_scale"),

@@ -90,7 +90,7 @@ ARGUMENTS = [
     "bench --ops --space tiny --out X/table.json",
     "bench --ops --kit X --space X.toml",
 ]
-"""Commands; X stands for a path that is no regular file."""
+"""Commands; X stands for a path that is not a regular file."""
 
 
 # The reader is tested with every kind (tests/core/test_untrusted_files.py); here commands count.

@@ -23,7 +23,7 @@ FIX = "give another file"
 
 
 def make(kind, path):
-    """Something at `path` that is no regular file."""
+    """Something at `path` that is not a regular file."""
     match kind:
         case "a named pipe":
             os.mkfifo(path)

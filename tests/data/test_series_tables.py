@@ -166,7 +166,7 @@ def test_stated_columns_are_used(tmp_path):
 def test_a_value_that_is_no_number_is_named_with_its_line(tmp_path):
     rows = rows_of()
     rows[70]["y"] = "n/a"
-    with pytest.raises(DataError, match=r"line 72: 'n/a' in the column 'y' is no number"):
+    with pytest.raises(DataError, match=r"line 72: 'n/a' in the column 'y' is not a number"):
         Manifest({"recording": "session"}).read(write(tmp_path / "a.csv", rows))
 
 

@@ -84,7 +84,7 @@ def test_channels_are_found_by_their_names(tmp_path):
         ("1,2,3\n" * 19 + "1,2,nan\n", "NaN"),
         ("", "holds no numbers"),
         ("x,y,z\n", "holds no numbers"),
-        ("1," + "2" * 200_000 + "\n", "no table of numbers"),
+        ("1," + "2" * 200_000 + "\n", "not a table of numbers"),
     ],
     ids=["short", "ragged", "text", "nan", "empty", "head only", "long cell"],
 )

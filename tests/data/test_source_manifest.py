@@ -309,7 +309,7 @@ def test_groups_are_the_values_of_the_column_that_is_named(tmp_path):
     device = [{int(name[2:5]) // 4 for name in part.ids} for part in dataset.parts]
     assert sum(map(len, device)) == len(set.union(*device)) == 10
     assert all(len(part) > 4 for part in dataset.parts)
-    with pytest.raises(ConfigError, match="no column of the data") as caught:
+    with pytest.raises(ConfigError, match="not a column of the data") as caught:
         open_dataset(tmp_path / "list.csv", group="devise")
     assert "device" in caught.value.fix
 
@@ -329,7 +329,7 @@ def test_parts_are_cut_in_time_and_the_decision_says_where(tmp_path):
     ("options", "message"),
     [
         ({"time": "when"}, "no such column"),
-        ({"time": "device"}, "'D0' of a/000.png is no time"),
+        ({"time": "device"}, "'D0' of a/000.png is not a time"),
     ],
 )
 def test_a_time_that_cannot_be_used_is_refused(tmp_path, options, message):

@@ -154,9 +154,9 @@ GOOD = labelled(range(2))
     [
         (GOOD | {"../3.png": b""}, None, "leads out"),
         (GOOD | {"/3.png": b""}, None, "leads out"),
-        (GOOD | {"3.png": b""}, as_kind(tarfile.SYMTYPE), "no regular file"),
-        (GOOD | {"3.png": b""}, as_kind(tarfile.LNKTYPE), "no regular file"),
-        (GOOD | {"3.png": b""}, as_kind(tarfile.CHRTYPE), "no regular file"),
+        (GOOD | {"3.png": b""}, as_kind(tarfile.SYMTYPE), "not a regular file"),
+        (GOOD | {"3.png": b""}, as_kind(tarfile.LNKTYPE), "not a regular file"),
+        (GOOD | {"3.png": b""}, as_kind(tarfile.CHRTYPE), "not a regular file"),
         (GOOD | {"3.cls": b"1"}, None, "the sample 3 has 0 pictures"),
         (GOOD | {"3.png": b"x"}, None, "1 of 3 rows have no label"),
         (GOOD | {"3.json": b"{", "3.png": b"x"}, None, "3.json"),

@@ -85,7 +85,7 @@ def test_numbers_and_dates_are_read_in_their_order(texts):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (("1", "yesterday"), "'yesterday' of row 1 is no time"),
+        (("1", "yesterday"), "'yesterday' of row 1 is not a time"),
         (("1", ""), "'' of row 1"),
         (("1", "nan"), "'nan' of row 1"),
         (("2024", "2024-05-01"), "'2024' of row 0 is a number, '2024-05-01' of row 1 a date"),

@@ -276,5 +276,5 @@ def test_pictures_that_cannot_be_classified_are_named(lepton, finished_run):
     refused(lepton("predict", artifact, "text.png"), 3, "text.png", "not a picture")
     refused(lepton("predict", artifact, "none.png"), 3, "none.png", "No such file")
     refused(lepton("predict", artifact, "empty"), 3, "no file to classify")
-    refused(lepton("predict", "text.png", "text.png"), 3, "text.png is no ONNX file")
+    refused(lepton("predict", "text.png", "text.png"), 3, "text.png is not an ONNX file")
     assert lepton("predict", artifact).exit_code == 2

@@ -196,5 +196,5 @@ def test_a_board_is_recorded_and_judged(finished_run, tmp_path):
 
 @pytest.mark.parametrize("ship", ["onnx", "any_size"])
 def test_a_limit_on_flash_does_not_bind_an_onnx_file(tmp_path, ship):
-    with pytest.raises(ConfigError, match=f"binds code, and --ship {ship} ships an ONNX file"):
+    with pytest.raises(ConfigError, match=f"C code, and --ship {ship} ships an ONNX file"):
         api.run("digits", out=tmp_path / "run", ship=ship, board="nucleo-l432kc", trials=1)

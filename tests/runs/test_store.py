@@ -153,7 +153,7 @@ def test_what_a_command_at_work_deletes_while_it_is_read_is_read_again(tmp_path,
 )
 def test_a_batch_of_nonsense_is_refused(tmp_path, text):
     store = store_in(tmp_path)
-    with pytest.raises(ConfigError, match="no part of a log") as caught:
+    with pytest.raises(ConfigError, match="not part of a log") as caught:
         read_batch(store, text + b"\n")
     assert "cut off" not in caught.value.what
 
@@ -180,7 +180,7 @@ def test_a_batch_that_unpacks_to_far_more_is_refused_before_it_fills_the_memory(
     store = store_in(tmp_path)
     tracemalloc.start()
     try:
-        with pytest.raises(ConfigError, match="no part of a log"):
+        with pytest.raises(ConfigError, match="not part of a log"):
             read_batch(store, text)
         assert tracemalloc.get_traced_memory()[1] < 40 << 20
     finally:
@@ -239,7 +239,7 @@ def test_numbers_of_a_manifest_are_whole_and_bounded(tmp_path, change):
         batch = dataclasses.replace(made.batches[0], **change)
         changed = dataclasses.replace(made, batches=(batch,))
     assert Manifest.from_json(made.to_json().encode(), "here") == made
-    with pytest.raises(ConfigError, match="no manifest"):
+    with pytest.raises(ConfigError, match="not a manifest"):
         Manifest.from_json(changed.to_json().encode(), "here")
 
 

@@ -446,7 +446,7 @@ def test_a_store_cannot_write_outside_of_what_a_run_holds(tmp_path, place, path)
     batches = tuple(b for b, _ in stores.write_batches(store, rows, log.files | {path: entry}))
     fields = {"generation": known.generation + 1, "batches": batches}
     store.advance(stores.dataclasses.replace(known, **fields))
-    with pytest.raises(ConfigError, match="no file of a run"):
+    with pytest.raises(ConfigError, match="not a file of a run"):
         begin_and_end(place, tmp_path / "b")
     assert not (tmp_path / "x").exists()
 

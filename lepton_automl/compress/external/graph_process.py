@@ -57,7 +57,7 @@ def predict_file(file: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     Raises
     ------
     DataError
-        If it does not run, its results are no probabilities, it exceeds a limit or crashes.
+        If it does not run, its results are not probabilities, it exceeds a limit or crashes.
     """
     try:
         with UntrustedSession(_SUBJECT, file, Path()) as session:

@@ -470,6 +470,6 @@ def _check(path: Path, file: bytes, shape: tuple[int, int, int]) -> None:
     problem = problem_of(together, count, opened.get_outputs()[0].shape[1])
     if problem:
         raise DataError(
-            f"the results of {path} are no probabilities: {problem}",
+            f"the results of {path} are not probabilities: {problem}",
             fix="export the model up to its scores, without what follows them",
         )

@@ -62,7 +62,7 @@ def read(path: Path, *, on_weights: Callable[[int], None] = lambda _: None) -> R
     Raises
     ------
     DataError
-        If it is no valid ONNX model of standard operators.
+        If it is not a valid ONNX model of standard operators.
     """
     content = untrusted_files.read_bytes(path, MODEL, fix=_CLASSIFIER)
     model = parse(path, content, path.parent, fix=_CLASSIFIER, on_weights=on_weights)

@@ -44,7 +44,7 @@ def pretrained_cfg(body: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def stated_sides(body: Mapping[str, Any]) -> list[Any] | None:
-    """Height and width of `input_size`, unchecked; None where it is no list of three."""
+    """Height and width of `input_size`, unchecked; None where it is not a list of three."""
     shape = body.get("input_size")
     return shape[1:] if isinstance(shape, list) and len(shape) == 3 else None
 

@@ -32,7 +32,7 @@ def cut_channels(model: Model, width_name: str, keep: Sequence[int]) -> Model:
     Raises
     ------
     ArchError
-        If there is no such width, or `keep` is no increasing choice of its channels.
+        If there is no such width, or `keep` is not an increasing choice of its channels.
     """
     width = _width(model, width_name)
     if not keep or list(keep) != sorted({i for i in keep if 0 <= i < width.size}):

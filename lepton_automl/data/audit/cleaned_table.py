@@ -54,7 +54,7 @@ def check_place(path: Path) -> None:
 
 
 def check_files(dataset: Dataset) -> None:
-    """Refuse data whose pictures are no files, which a table cannot name.
+    """Refuse data whose pictures are not files, which a table cannot name.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def write_cleaned(dataset: Dataset, path: Path) -> CleanedTable:
     Raises
     ------
     ConfigError
-        As `check_place`, or if the data are no picture files.
+        As `check_place`, or if the data are not picture files.
     DataError
         If a path or a label cannot stand in a table, or nothing stays.
     MachineError
@@ -151,7 +151,7 @@ def _check_cell(cell: str) -> None:
         is_text = False
     if not is_text:
         raise DataError(
-            f"{cell!r} cannot stand in a table: it is no printable UTF-8 text, begins or ends with "
-            "a space, or holds ://",
+            f"{cell!r} cannot stand in a table: it is not printable UTF-8 text, begins or ends "
+            "with a space, or holds ://",
             fix="rename that file or class",
         )

@@ -51,7 +51,7 @@ class Folder:
     folders: tuple[Folder, ...]
     pictures: tuple[Path, ...]
     others: tuple[Path, ...]
-    """Files that are no pictures by their suffix."""
+    """Files that are not pictures by their suffix."""
     loops: tuple[Path, ...] = ()
     """Links to a folder that they lie in, which are not followed."""
     broken: tuple[Path, ...] = ()
@@ -172,7 +172,7 @@ def _layout(
 
 
 def _unlabelled(parts: list[tuple[str, Folder]]) -> list[Folder]:
-    """Validation and test folders with one folder, such as `unknown`, that is no class of train."""
+    """Validation and test folders with one folder that is no class of train, such as `unknown`."""
     classes = {inner.name for part, folder in parts if part == "train" for inner in folder.filled}
     return [
         folder
@@ -337,7 +337,7 @@ def _layout_notes(
         if part not in found and (pictures := folder.below("pictures")):
             why = "has no class folders"
             if not folder.pictures:
-                why = f"has one folder, {folder.filled[0].name!r}, which is no class of train"
+                why = f"has one folder, {folder.filled[0].name!r}, which is not a class of train"
             notes.append(
                 f"{folder.path} {why}, so its {len(pictures)} pictures have no labels: a {part} "
                 "part is drawn from the rest, and `lepton predict` classifies them"

@@ -34,7 +34,7 @@ _MOST_ENTRIES = 100_000
 
 
 def folder_kind(data: str) -> str:
-    """Name of the source that reads the folder `data`; empty if it is no folder."""
+    """Name of the source that reads the folder `data`; empty if it is not a folder."""
     path = Path(data)
     if not path.is_dir():
         return ""

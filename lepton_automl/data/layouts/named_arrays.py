@@ -374,7 +374,7 @@ def _labels(what: str, y: Array) -> Array:
 
 
 def _decoded(what: str, texts: Array) -> Array:
-    """Texts as unicode; an error where bytes are no UTF-8."""
+    """Texts as unicode; an error where bytes are not UTF-8."""
     try:
         return np.char.decode(texts, "utf-8") if texts.dtype.kind == "S" else texts
     except UnicodeDecodeError as error:

@@ -332,7 +332,7 @@ def recordings_in(
     Raises
     ------
     DataError
-        If a value is no number.
+        If a value is not a number.
     ConfigError
         If `parts` does not fit.
     """
@@ -402,7 +402,7 @@ def read_several(
     Raises
     ------
     DataError
-        If a value is no number, or no recording has a whole window.
+        If a value is not a number, or no recording has a whole window.
     """
     if path.suffix.lower() not in (".csv", ".tsv") or not channels:
         return None
@@ -470,7 +470,7 @@ def _numbers(table: Table, name: str) -> NDArray[np.float64]:
         bad = list(_not_numbers(column))
         raise table.error(
             bad,
-            f"{column[bad[0]]!r:.60} in the column {name!r} is no number",
+            f"{column[bad[0]]!r:.60} in the column {name!r} is not a number",
             "fill or remove these rows, or leave the column out: --columns channels=A+B names "
             "those that are read",
         ) from None

@@ -38,7 +38,7 @@ def read_table(path: Path) -> Table:
     Raises
     ------
     DataError
-        If it is no table in UTF-8, or exceeds a limit; the message names the line.
+        If it is not a table in UTF-8, or exceeds a limit; the message names the line.
     """
     content = untrusted_files.read_bytes(path, TABLE, fix=_FIX)
     try:

@@ -350,7 +350,7 @@ def _refuse_weight(table: Table, taken: dict[str, str], *, is_stated: bool) -> N
         )
     raise DataError(
         f"{table.name} has a column {name!r}; {what}, so weights of pictures cannot be used",
-        fix="leave rows out, or give --columns weight=none where it is no weight of a sample: it "
+        fix="leave rows out, or give --columns weight=none if it is not a weight of samples: it "
         "becomes an attribute then; --balance weighs classes",
     )
 

@@ -153,7 +153,7 @@ def _check_head(path: Path, lines: Iterator[tuple[int, str]], *, has_labels: boo
     else:
         key = ""
     if key != "@data":
-        raise DataError(f"{path} is no .ts file of series: it has no line @data", fix=FIX)
+        raise DataError(f"{path} is not a .ts file of series: it has no line @data", fix=FIX)
     if head.get("@timestamps"):
         raise DataError(
             f"{path} has a time beside each value (@timeStamps true), which is not read",

@@ -94,7 +94,7 @@ def pixels_16_bit_in(
     Raises
     ------
     DataError
-        If they are no whole numbers from 0 to 65535, or of 8 bits; `what` names the picture.
+        If they are not whole numbers from 0 to 65535, or of 8 bits; `what` names the picture.
     """
     if picture.dtype.kind not in "ui" or picture.dtype == np.uint8:
         raise DataError(

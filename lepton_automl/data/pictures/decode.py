@@ -101,8 +101,8 @@ def decode(
     Raises
     ------
     DataError
-        If it is no regular file, not a picture, is damaged, or needs too much memory (`MEMORY`),
-        or has other channels and these are no colours.
+        If it is not a regular file, not a picture, is damaged, or needs too much memory (`MEMORY`),
+        or has other channels and these are not colours.
     """
     if isinstance(picture, np.ndarray):
         pixels = picture if picture.ndim == 3 else picture[..., None]

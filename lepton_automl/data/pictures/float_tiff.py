@@ -139,7 +139,7 @@ class FloatTiff:
 
 
 def read_directory(file: BinaryIO) -> FloatTiff | None:
-    """What the first directory of a TIFF file says; None if its pixels are no floats.
+    """What the first directory of a TIFF file says; None if its pixels are not floats.
 
     Raises
     ------

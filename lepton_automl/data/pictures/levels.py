@@ -25,7 +25,7 @@ _BEYOND_SHARE = 0.2
 """Share of the pictures of a part that may have values above white; hot pixels are in few."""
 _ROUNDED, _BOTH_SIDES, _REACH, _DARK = 0.01, 0.5, 0.9, 32
 """Of floating-point pixels: what rounding adds beyond 0 to 1; what values on both sides of 0 must
-pass, and one of them reach, to be taken for -1 to 1; values up to this are no counts."""
+pass, and one of them reach, to be taken for -1 to 1; values up to this are not counts."""
 _BLOCK_PIXELS = 1 << 22
 """Pixels that are compared at once."""
 

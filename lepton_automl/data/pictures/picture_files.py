@@ -276,7 +276,7 @@ def open_picture(path: PictureFile) -> io.BytesIO | io.BufferedReader:
     Raises
     ------
     DataError
-        If it is no regular file, too large, or a damaged member of an archive.
+        If it is not a regular file, too large, or a damaged member of an archive.
     """
     found = open_or_read(path)
     return io.BytesIO(found) if isinstance(found, bytes) else found

@@ -345,7 +345,7 @@ def _signal_hint(arrays: Sequence[RawArray]) -> str:
 
 
 def _scale_of_fractions(found: _Range, arrays: Sequence[RawArray]) -> PixelScale | None:
-    """The scale of values that are no counts from 0: fractions, or below 0 after resizing."""
+    """The scale of values that are not counts from 0: fractions, or below 0 after resizing."""
     if _is_overshoot(found, _UNIT, arrays):
         return _UNIT
     if found.high <= _DARKEST_FRACTION and _outside(arrays, _UNIT) <= _STRAY_SHARE:
@@ -360,7 +360,7 @@ def _scale_of_fractions(found: _Range, arrays: Sequence[RawArray]) -> PixelScale
     for scale in _BITS:
         above, below = found.high - scale.white, scale.black - found.low
         near = _NEGLIGIBLE * scale.width
-        # Values above white but none below black are no overshoot: they have more bits.
+        # Values above white but none below black are not overshoot: they have more bits.
         if max(above, below) <= _OVERSHOOT * scale.width and (above <= near or below > near):
             return scale if _is_overshoot(found, scale, arrays) else None
     return None

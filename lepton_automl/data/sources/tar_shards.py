@@ -56,7 +56,7 @@ class TarShards(Source):
     columns : mapping of str to str, optional
         What a field holds (`label`, `split`, `group`) -> its name.
     parts : mapping of str to str, optional
-        Part -> value of the field with the parts; empty: the shards are no parts.
+        Part -> value of the field with the parts; empty: the shards are not parts.
     **audio
         Fields of `data.layouts.audio_tables.AudioOptions`, for shards with recordings of sound.
     """

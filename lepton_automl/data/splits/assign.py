@@ -98,7 +98,7 @@ def stated_times(samples: Samples, column: str | None) -> Times | None:
     ConfigError
         If there is no such attribute, or nothing is to be split.
     DataError
-        If a value is no time.
+        If a value is not a time.
     """
     if column is None:
         return None

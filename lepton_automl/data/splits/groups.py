@@ -91,7 +91,7 @@ def _with_found_groups(
     samples = dataclasses.replace(samples, decisions=(*samples.decisions, *decisions))
     checked = dataclasses.replace(checked, samples=samples)
     if by_name is None and not has_near:
-        return checked  # Copies alone stay together too, but are no groups in the statistics.
+        return checked  # Copies alone stay together too, but are not groups in the statistics.
     groups = _union(copies, near_groups)
     groups = groups if by_name is None else _union(groups, by_name)
     checked = _with_few_groups_decision(checked, groups)

@@ -321,8 +321,8 @@ def groups_by_pattern(
     if all(key is None for key in keys):
         if columns:
             raise ConfigError(
-                f"{option} is no column of the data, and as a regular expression it matches none "
-                f"of the {len(ids)} paths, such as {ids[0]!r}",
+                f"{option} is not a column of the data, and as a regular expression it matches "
+                f"none of the {len(ids)} paths, such as {ids[0]!r}",
                 fix=f"name a column, one of: {', '.join(columns[:20])}; or write an expression for "
                 "paths like that one",
             )

@@ -104,7 +104,7 @@ def _parsed(column: str, text: str, name: str) -> tuple[str, float]:
         when = datetime.fromisoformat(_EXIF.sub(r"\1-\2-\3", text.strip()))
     except ValueError as error:
         raise DataError(
-            f"--time {column}: {text!r} of {name} is no time; {_RULE}",
+            f"--time {column}: {text!r} of {name} is not a time; {_RULE}",
             fix="correct the value, or leave the row out",
         ) from error
     if when.tzinfo is None:

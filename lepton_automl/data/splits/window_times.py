@@ -37,10 +37,10 @@ def is_cut_through(samples: Samples) -> bool:
 def blocks(samples: Samples, parts: NDArray[np.str_]) -> NDArray[np.int64]:
     """Group (N,) of each window of recordings that were cut: its part, recording and block of time.
 
-    Neighbouring windows share values and are alike, so that they are no independent samples; blocks
-    of `_BLOCK` windows nearly are.
+    Neighbouring windows share values and are alike, so that they are not independent samples;
+    blocks of `_BLOCK` windows nearly are.
     """
-    assert samples.spans is not None, "samples are no windows of recordings"
+    assert samples.spans is not None, "samples are not windows of recordings"
     recording, start, end = samples.spans.T
     block = start // (_BLOCK * (end - start))
     part = np.unique(parts, return_inverse=True)[1]
@@ -74,7 +74,7 @@ def split_windows(samples: Samples, seconds: NDArray[np.float64]) -> NDArray[np.
     DataError
         As `split_by_time`, or if no window of a part is left.
     """
-    assert samples.spans is not None, "samples are no windows of recordings"
+    assert samples.spans is not None, "samples are not windows of recordings"
     when = seconds
     if clocks_restart(samples, seconds):
         numbers, starts, ends = _clocks(samples, seconds)
@@ -102,7 +102,7 @@ def _clocks(
     samples: Samples, seconds: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Numbers of the recordings, and times of their first and last windows."""
-    assert samples.spans is not None, "samples are no windows of recordings"
+    assert samples.spans is not None, "samples are not windows of recordings"
     numbers, member = np.unique(samples.spans[:, 0], return_inverse=True)
     starts, ends = np.full(len(numbers), np.inf), np.full(len(numbers), -np.inf)
     known = np.isfinite(seconds)  # Of samples of given parts no time is read.

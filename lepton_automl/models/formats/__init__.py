@@ -2,7 +2,7 @@
 
 Every format is written from the same `QuantizedNet`. The ONNX int8 file is what the others are
 compared with. A format states how far its predictions may be from those of that file; those
-of the written files are measured, never assumed. Names of modules that are no format begin with
+of the written files are measured, never assumed. Names of modules that are not formats begin with
 `_`, or lie outside of this folder.
 """
 

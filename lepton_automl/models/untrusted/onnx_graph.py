@@ -8,7 +8,7 @@ time it takes, nor whether it crashes ONNX Runtime. What can be seen is refused 
 - weights in other files, except plain ones in the folder of the model, which are read here: ONNX
   Runtime would look for them in the working directory,
 - more operators or stored tensors than any classifier has,
-- inputs and outputs other than those of lepton's files, results that are no probabilities.
+- inputs and outputs other than those of lepton's files, results that are not probabilities.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def parse(
     folder : Path
         In which the file is.
     fix : str
-        The way out where it is no ONNX file at all.
+        The way out where it is not an ONNX file at all.
     on_weights : callable, optional
         Receives the size of each file of weights, so that a limit on memory can grow by it.
     domains : tuple of str
@@ -111,7 +111,7 @@ def parse(
     Raises
     ------
     DataError
-        If it is no ONNX file, or has parts that are not read.
+        If it is not an ONNX file, or has parts that are not read.
     """
     try:
         model: ModelProto = ModelProto.FromString(content)
@@ -307,7 +307,7 @@ class CheckedModel:
         Raises
         ------
         DataError
-            If it does not run, or its results are no probabilities.
+            If it does not run, or its results are not probabilities.
         """
         try:
             (found,) = self.session.run([OUTPUT_NAME], {input_of(self.shape)[0]: samples})
@@ -317,7 +317,7 @@ class CheckedModel:
             ) from error
         problem = problem_of(found, len(samples), self.classes)
         if problem:
-            raise _refused(self.source, f"its results are no probabilities: {problem}", _FIX)
+            raise _refused(self.source, f"its results are not probabilities: {problem}", _FIX)
         probabilities: NDArray[np.float32] = found
         return probabilities
 

@@ -22,12 +22,12 @@ _MOST_FIELDS = 10_000
 
 
 def check_is_onnx(path: Path, *, fix: str) -> None:
-    """Refuse a file that is no message of protobuf with a graph.
+    """Refuse a file that is not a message of protobuf with a graph.
 
     Raises
     ------
     DataError
-        If it cannot be read, is no regular file or too large, or holds something else.
+        If it cannot be read, is not a regular file or too large, or holds something else.
     """
     with untrusted_files.open_file(path, MODEL, fix=fix) as file:
         problem = _problem(file, os.fstat(file.fileno()).st_size)

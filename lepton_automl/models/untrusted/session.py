@@ -150,7 +150,7 @@ class UntrustedSession:
         Raises
         ------
         DataError
-            If it does not run, its results are no probabilities, it exceeds a limit or crashes.
+            If it does not run, its results are not probabilities, it exceeds a limit or crashes.
         """
         found = np.frombuffer(self._process.receive().payload, np.float32)
         if found.size != self._sent * self.classes:

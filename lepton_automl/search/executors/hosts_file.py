@@ -111,7 +111,7 @@ _RULES: Mapping[str, str] = {
 
 def _host(path: Path, name: str, table: Any) -> HostSpec:
     if not isinstance(table, dict):
-        raise ConfigError(f"{path}: host.{name} is no table", fix=_FIX)
+        raise ConfigError(f"{path}: host.{name} is not a table", fix=_FIX)
     known = [item.name for item in dataclasses.fields(HostSpec) if item.name != "name"]
     _check_known(table, known, f"key of host {name}")
     for key, value in table.items():

@@ -150,7 +150,7 @@ class _Axis:
             self.count = min(LEVELS, _count(distribution))
             self.positions = np.linspace(0.0, 1.0, self.count)
         else:
-            raise TypeError(f"{distribution} is no distribution of Optuna")
+            raise TypeError(f"{distribution} is not a distribution of Optuna")
 
     def level(self, value: Any) -> int:
         """Level of a value; that of absence where the distribution does not contain it."""

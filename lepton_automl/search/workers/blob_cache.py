@@ -70,7 +70,7 @@ class Blob:
         Raises
         ------
         ValueError, TypeError
-            If these are no such values.
+            If these are not such values.
         """
         check_finite(start, "bytes that are there", int)
         if not 0 <= start <= max(0, size - 1):
@@ -370,7 +370,7 @@ def piece_content(piece: Mapping[str, Any]) -> bytes:
     Raises
     ------
     ValueError
-        If it is no base 64, or longer than a piece may be.
+        If it is not base 64, or longer than a piece may be.
     """
     data = piece["data"]
     if not isinstance(data, str) or len(data) > 2 * PIECE_BYTES:
@@ -378,7 +378,7 @@ def piece_content(piece: Mapping[str, Any]) -> bytes:
     try:
         return base64.b64decode(data, validate=True)
     except binascii.Error as error:
-        raise ValueError(f"a piece is no base 64: {error}") from error
+        raise ValueError(f"a piece is not base 64: {error}") from error
 
 
 def _size(path: Path) -> int:
