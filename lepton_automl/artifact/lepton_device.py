@@ -399,9 +399,22 @@ def table(path: Path, names: list[str]) -> np.ndarray:
     has_head = not any(map(is_number, head))
     if len(lines) <= has_head:
         raise ValueError("it holds no numbers")
-    columns = [head.index(name) for name in names] if names and set(names) <= set(head) else None
-    rows = lines[has_head:]
+    columns, rows = places(head, names) if has_head else None, lines[has_head:]
     return np.loadtxt(rows, delimiter=mark, usecols=columns, ndmin=2, comments=None)
+
+
+def places(head: list[str], names: list[str]) -> list[int] | None:
+    """Columns of these names; None where names say nothing, so that all columns are meant."""
+    if not names or len(set(names)) < len(names):
+        return None
+    if odd := [name for name in names if head.count(name) != 1]:
+        known = {name.casefold() for name in head}
+        if not any(name.casefold() in known for name in names):
+            return None
+        raise ValueError(
+            f"it has {head.count(odd[0])} columns {odd[0]!r}, of which the net reads one"
+        )
+    return [head.index(name) for name in names]
 
 
 def is_number(cell: str) -> bool:

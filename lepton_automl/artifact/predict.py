@@ -440,7 +440,8 @@ def _channel_names(session: UntrustedSession) -> tuple[str, ...]:
         )
     except DataError:
         return ()
-    return tuple(map(str, names)) if len(names) == session.shape[1] else ()
+    found = tuple(map(str, names))
+    return found if len(set(found)) == len(found) == session.shape[1] else ()
 
 
 def _stride(session: UntrustedSession) -> int:

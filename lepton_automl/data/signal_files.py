@@ -17,6 +17,7 @@ from lepton_automl.core import untrusted_arrays, untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.data.signals import Layout, Signals, layout_of, to_int16, to_signals
 from lepton_automl.errors import DataError
+from lepton_automl.text import printable
 
 __all__ = [
     "SUFFIXES",
@@ -280,8 +281,7 @@ def _table(path: Path, wanted: Sequence[str]) -> Recording:
     delimiter = max(_DELIMITERS, key=lines[0].count) if lines else ","
     names = tuple(cell.strip() for cell in next(_rows(path, lines[:1], delimiter), ()))
     has_head = bool(lines) and not any(map(_is_number, names))
-    if wanted and has_head and set(wanted) <= set(names):
-        places = [names.index(name) for name in wanted]
+    if has_head and (places := _places(path, names, wanted)):
         return Recording(_numbers(path, lines[1:], delimiter, places), tuple(wanted))
     values = _numbers(path, lines[has_head:], delimiter)
     if not has_head:
@@ -300,6 +300,32 @@ def _table(path: Path, wanted: Sequence[str]) -> Recording:
     kept = [n for n in range(len(names)) if n != times[0]]
     kept_names = tuple(names[n] for n in kept)
     return Recording(values[:, kept], kept_names, names[times[0]], values[:, times[0]])
+
+
+def _places(path: Path, names: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Places of the wanted columns; none where names say nothing, so that all columns are meant.
+
+    Raises
+    ------
+    DataError
+        If one of them is there and another is not, or one is there twice: by their order, other
+        columns would be taken for them.
+    """
+    if len(set(wanted)) < len(wanted):
+        return []
+    fix = f"name the columns as in training: {', '.join(map(printable, wanted[:10]))}"
+    if twice := [name for name in wanted if names.count(name) > 1]:
+        raise DataError(f"{path}: two columns are named {twice[0]!r}", fix=fix)
+    if missing := [name for name in wanted if name not in names]:
+        plain = {name.casefold() for name in names}
+        if not any(name.casefold() in plain for name in wanted):
+            return []
+        raise DataError(
+            f"{path} has no column {missing[0]!r}, of which the net reads the values; its columns "
+            f"are {', '.join(map(printable, names[:10]))}",
+            fix=fix,
+        )
+    return [names.index(name) for name in wanted]
 
 
 def _numbers(

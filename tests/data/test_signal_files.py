@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lepton_automl.artifact.lepton_device import table
 from lepton_automl.data import signal_files
+from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.signal_files import read_windows
 from lepton_automl.errors import DataError
 
@@ -68,11 +70,40 @@ def test_channels_are_found_by_their_names(tmp_path):
     (tmp_path / "a.csv").write_text("n,label,z,x,y\n" + rows)
     found = read_windows(tmp_path / "a.csv", 20, 3, ("x", "y", "z"))
     assert np.array_equal(found.values, VALUES[:1])
-    with pytest.raises(DataError, match="row 1 of values"):
+    with pytest.raises(DataError, match=r"has no column 'w', .* its columns are n, label, z, x, y"):
         read_windows(tmp_path / "a.csv", 20, 3, ("x", "y", "w"))
     (tmp_path / "a.csv").write_text("n,label,z,x,y\n" + rows + "20,run,1,two,3\n")
     with pytest.raises(DataError, match="row 21 of values"):
         read_windows(tmp_path / "a.csv", 20, 3, ("x", "y", "z"))
+
+
+def test_columns_are_not_taken_by_their_order_for_others_that_are_named(tmp_path):
+    rows = "".join(f"{z},{x},{y}\n" for x, y, z in VALUES[0])
+    path = tmp_path / "a.csv"
+    for head in ("Z,X,Y", "z,x,w", "x,x,y"):  # Swapped; another name; twice.
+        path.write_text(f"{head}\n{rows}")
+        with pytest.raises(DataError, match=r"has no column|two columns are named"):
+            read_windows(path, 20, 3, ("x", "y", "z"))
+        with pytest.raises(ValueError, match=r"columns '.', of which the net reads one"):
+            table(path, ["x", "y", "z"])
+    path.write_text(f"a,b,c\n{rows}")  # Nothing is known of these.
+    expected = VALUES[:1, :, [2, 0, 1]]
+    assert np.array_equal(read_windows(path, 20, 3, ("x", "y", "z")).values, expected)
+    assert np.array_equal(table(path, ["x", "y", "z"]).astype(np.float32), expected[0])
+
+
+def test_columns_of_one_name_are_read_in_their_order(tmp_path):
+    """Found by its name, the first one would be read three times."""
+    rows = "".join(f"{x},{y},{z}\n" for x, y, z in VALUES[0])
+    for name in ("a/1", "a/2", "a/3", "b/1", "b/2", "b/3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.csv").write_text(f"acc,acc,acc\n{rows}{name[2]},0,0\n")
+    assert open_dataset(str(tmp_path)).channel_names == ()
+    path = tmp_path / "new.csv"
+    path.write_text(f"acc,acc,acc\n{rows}")
+    found = read_windows(path, 20, 3, ("acc", "acc", "acc")).values
+    assert np.array_equal(found, VALUES[:1])
+    assert np.array_equal(table(path, ["acc"] * 3).astype(np.float32), VALUES[0])
 
 
 @pytest.mark.parametrize(

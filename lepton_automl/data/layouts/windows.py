@@ -121,7 +121,8 @@ def cut_recordings(
         recordings=numbers if is_single and counts.max() > 1 else None,
         spans=np.stack([numbers, starts, starts + length], axis=1),
         attributes=_attributes(recordings, found, length),
-        channel_names=channel_names,
+        # Columns of one name cannot be found by it.
+        channel_names=channel_names if len(set(channel_names)) == len(channel_names) else (),
         # Of recordings of one window each, as of arrays of windows, nothing says it.
         window_stride=0 if stride is None and counts.max() == 1 else step,
         value_type=type_of_signals(each.values for each in recordings),
