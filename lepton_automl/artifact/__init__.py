@@ -10,6 +10,6 @@ result is a `verdict`), which runs in a `verification_process` with limits.
 - what is chosen before: `fastest_format`, which ships with `--prefer latency`
 - what else lies in the folder: `model_card` (with `formatting`), `provenance`, `signature`,
   `bill_of_materials`, `lepton_device` (a program for devices without lepton)
-- using a file: `sealed_model` finds it; `predict` (of `chosen_files`), `format_predictor` for
+- using a file: `sealed_model` finds it; `predict` (of `input_files`), `format_predictor` for
   further formats; `timing` with its child process `timing_server`
 """

@@ -1,4 +1,4 @@
-"""Compare what the files of an artifact say more than once; nothing is run.
+"""Check that the files of an artifact agree where they state the same thing; nothing is run.
 
 Digests show that a file is the one that the manifest lists. They do not show that the files belong
 together: a manifest can be computed again. So classes, sizes, limits, digests and figures are

@@ -89,7 +89,7 @@ def fastest_format(
     validation : LabelledFiles
         The validation part as files read it.
     limits : Limits
-        Those on size and memory bind.
+        Those on size and memory apply.
     ledger : Ledger
         Holds the times; those that it has are not measured again.
     """

@@ -53,7 +53,7 @@ def warned_text(verdict: Verdict) -> str:
 
 
 def limit_title(name: str, verdict: Verdict) -> str:
-    """Name of a limit in words, with what it binds where that is not each sample."""
+    """Name of a limit in words, with what it applies to unless that is each sample."""
     title = LIMITS[name].words.replace("accuracy", accuracy_title(verdict.balanced))
     return f"{title}, of whole recordings" if verdict.binds_recordings(name) else title
 

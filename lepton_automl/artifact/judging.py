@@ -31,7 +31,7 @@ def judge(
 ) -> tuple[JudgedLimit, ...]:
     """Judge each stated limit.
 
-    `file` and `reference` are evidence on what the limits on accuracy bind: test samples, or whole
+    `file` and `reference` are evidence on what limits on accuracy apply to: test samples, or whole
     recordings. Size, multiply-accumulates and memory are exact. A latency holds if its whole
     interval is within the limit, an accuracy or a drop if its one-sided 95 % bound is. For another
     target device its predicted latency is judged, not the one measured here; an estimate from

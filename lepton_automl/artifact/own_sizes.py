@@ -1,4 +1,4 @@
-"""Test pictures in their own sizes, which files that take pictures of any size are measured on."""
+"""Test pictures in their own sizes, to measure files that take pictures of any size."""
 
 from __future__ import annotations
 

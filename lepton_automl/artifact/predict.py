@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lepton_automl.artifact import manifest
-from lepton_automl.artifact.chosen_files import chosen_files
+from lepton_automl.artifact.input_files import input_files
 from lepton_automl.artifact.provenance import read_provenance
 from lepton_automl.artifact.sealed_model import Seal, ShippedModel, locate_model
 from lepton_automl.core import untrusted_files
@@ -209,7 +209,7 @@ class Classifier:
         DataError
             If there are none, or one cannot be read and nothing receives its error.
         """
-        return self._predict(chosen_files(files, self._suffixes), {})
+        return self._predict(input_files(files, self._suffixes), {})
 
     def classify_arrays(self, samples: Sequence[NDArray[Any]] | NDArray[Any]) -> list[Prediction]:
         """Predictions of samples in memory, such as the frames of a camera, in order.

@@ -50,8 +50,8 @@ class Provenance:
     """Whether the net that ships was trained on the validation part too, once all choices were
     made."""
     judge: Judge = "auto"
-    """What limits on accuracy bind, as in `RunConfig`; `windows` in artifacts made before it was
-    recorded."""
+    """What limits on accuracy apply to, as in `RunConfig`; `windows` in artifacts made before it
+    was recorded."""
     pixel_scale: str = ""
     """Black and white of the stored pixels of the data, as `--pixel-scale` takes them; empty where
     all had 8 bits."""

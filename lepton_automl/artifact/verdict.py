@@ -286,8 +286,8 @@ class Verdict:
     notes: tuple[str, ...] = ()
     """What a reader has to know beside the status, one sentence each: how short the search was."""
     limits_on: LimitsOn = "samples"
-    """What limits on accuracy and its drop bind: test samples, or whole recordings by the joined
-    predictions of their windows."""
+    """What limits on accuracy and its drop apply to: test samples, or whole recordings by the
+    joined predictions of their windows."""
     recording_drops: Mapping[str, PairedDrop] = field(default_factory=dict)
     """As `drops`, of whole recordings; empty where samples are not windows of recordings."""
     front_end: FrontEndCost | None = None
@@ -378,7 +378,7 @@ class Verdict:
         return text
 
     def binds_recordings(self, limit: str) -> bool:
-        """Whether a limit, by its name, binds whole recordings."""
+        """Whether a limit, by its name, applies to whole recordings."""
         return self.limits_on == "recordings" and limit in ACCURACY_LIMITS
 
     @property

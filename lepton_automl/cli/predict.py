@@ -97,7 +97,7 @@ def predict(
             on_unreadable=unreadable.append,
             on_note=notes.append,
         ) as classifier:
-            found = [row for part in _parts(files) for row in classifier.classify(part)]
+            found = [row for part in _batches(files) for row in classifier.classify(part)]
     report.show_predictions(found, unreadable, notes, json=json)
     if unreadable:
         raise typer.Exit(DataError.exit_code)
@@ -125,7 +125,7 @@ def _stream(
     ) as classifier:
         if rows == "csv":
             report.show_prediction_head()
-        for part in _parts(files):
+        for part in _batches(files):
             found = classifier.classify(part)
             report.show_prediction_rows(found, rows)
             notes += [row.note for row in found if row.note]
@@ -137,8 +137,8 @@ def _stream(
         raise typer.Exit(DataError.exit_code)
 
 
-def _parts(files: list[Path]) -> Iterator[list[Path]]:
-    """What was given, then what standard input lists if - was given, as it arrives."""
+def _batches(files: list[Path]) -> Iterator[list[Path]]:
+    """The given files, and after them, where - is given, those that standard input lists."""
     named = [file for file in files if file != _STDIN]
     if named:
         yield named

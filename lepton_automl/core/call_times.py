@@ -1,4 +1,4 @@
-"""How long a call takes here."""
+"""Shortest time of a repeated call."""
 
 from __future__ import annotations
 

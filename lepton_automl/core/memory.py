@@ -1,4 +1,4 @@
-"""Memory of this machine, and how much of it a command takes that no file can take the place of."""
+"""Memory of this machine, and the anonymous memory that a command takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts of child processes: end with the parent, and pass errors to it as JSON."""
+"""What child processes share: they end with their parent, and return errors as JSON."""
 
 from __future__ import annotations
 

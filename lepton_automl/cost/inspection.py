@@ -1,4 +1,4 @@
-"""Take an ONNX file apart in a child process with limits: layers, kernels, times.
+"""Inspect an ONNX file in a child process with limits: layers, kernels, times.
 
 For any file, whoever made it. Limits beside those of `models.untrusted.session`: 512 MiB and 24
 times the file, 12 s of processor time and 1 s a MB.

@@ -1,4 +1,4 @@
-"""The program of the child process of `cost.inspection`: takes an ONNX file apart and times it."""
+"""The program of the child process of `cost.inspection`: inspects an ONNX file and times it."""
 
 from __future__ import annotations
 

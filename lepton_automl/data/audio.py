@@ -35,7 +35,7 @@ _SEGMENTS, _FOLDS, _RIDGE = 8, 5, 0.1
 
 @dataclass(frozen=True)
 class AudioWindows:
-    """What samples of audio have beside their PCM values."""
+    """Sampling rate and stride of windows of audio."""
 
     rate: int
     """Samples a second, hertz."""

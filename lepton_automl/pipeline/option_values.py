@@ -1,4 +1,4 @@
-"""Options as given on the command line or in a sweep, as arguments of `api` functions."""
+"""Convert options of the command line or of a sweep to arguments of `api` functions."""
 
 from __future__ import annotations
 

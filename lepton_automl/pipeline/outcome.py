@@ -1,4 +1,4 @@
-"""What a run, an export or a verification gives."""
+"""Result of a run, an export or a verification."""
 
 from __future__ import annotations
 

@@ -119,8 +119,8 @@ def pick(config: RunConfig, request: PickRequest, *, emit: Emit = silent) -> Pic
         context = dataclasses.replace(run, config=merged)
         trials = read_trials(context.ledger)
         # An accuracy of windows does not show that recordings miss a minimum.
-        binds = run.dataset.test.recordings is not None and merged.judge != "windows"
-        shown = dataclasses.replace(limits, min_accuracy=None) if binds else limits
+        is_of_recordings = run.dataset.test.recordings is not None and merged.judge != "windows"
+        shown = dataclasses.replace(limits, min_accuracy=None) if is_of_recordings else limits
         candidates = within_limits(pick_candidates(context, trials), shown, run.folder.path)
         objectives = run.config.objectives if request.prefer is None else EVERY_OBJECTIVE
         goal = Goal(limits, prefer, objectives)

@@ -126,7 +126,7 @@ def chosen_device(name: str) -> torch.device:
 
 
 def _check_ship(config: RunConfig) -> None:
-    """Check that the file formats are known, and that a limit on flash binds what ships."""
+    """Check that the file formats are known, and that a limit on flash applies to what ships."""
     for name in _format_names(config):
         formats.load(name)
     if config.limits.max_flash_bytes is None or not config.ship:

@@ -1,4 +1,4 @@
-"""Say what run a store holds, and delete what no run in it names any more."""
+"""Describe the run in a store, and delete objects that it no longer uses."""
 
 from __future__ import annotations
 

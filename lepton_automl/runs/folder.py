@@ -1,4 +1,4 @@
-"""The run folder: its paths, and who may work in it."""
+"""The run folder: its paths, and the claim of the command that works in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run in an object storage: content-addressed objects, its log, and who works on it.
+"""A run in object storage: content-addressed objects, their log, and the command that owns it.
 
     objects/ab/abcd...    content; the name is its SHA-256
     manifest/0000000017   generation 17: batches of the log, events, who works on the run

@@ -1,4 +1,4 @@
-"""A run and its copy in a store: who may work on it, what is brought here, what is copied there."""
+"""Keep a run and its copy in a store consistent: ownership, download and upload."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lepton_automl.artifact import manifest, writer
-from lepton_automl.artifact.chosen_files import chosen_files
+from lepton_automl.artifact.input_files import input_files
 from lepton_automl.artifact.manifest import canonical
 from lepton_automl.artifact.predict import predict
 from lepton_automl.artifact.sealed_model import locate_model
@@ -344,12 +344,12 @@ def test_patterns_with_any_folders_match_as_glob_does_but_follow_no_links(tmp_pa
     ):
         wanted = {Path(path) for path in glob.glob(pattern, recursive=True)}  # noqa: PTH207
         found[pattern] = [path for path in sorted(wanted) if path.suffix == ".png"]
-        assert chosen_files([Path(pattern)], frozenset({".png"})) == found[pattern]
+        assert input_files([Path(pattern)], frozenset({".png"})) == found[pattern]
     # glob would go through these links 2^40 times.
     for name in ("self", "x/up", "x/y/here"):
         (tmp_path / name).symlink_to(".")
     for pattern, wanted in found.items():
-        assert chosen_files([Path(pattern)], frozenset({".png"})) == wanted
+        assert input_files([Path(pattern)], frozenset({".png"})) == wanted
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
@@ -365,7 +365,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refused)
     for given in (tmp_path, tmp_path / "**" / "*.png"):
         with pytest.raises(DataError, match=f"{tmp_path}/locked cannot be read: Permission denied"):
-            chosen_files([given], frozenset({".png"}))
+            input_files([given], frozenset({".png"}))
 
 
 @pytest.mark.parametrize(

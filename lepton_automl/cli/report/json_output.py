@@ -28,8 +28,8 @@ def document(
     null if that part is not known), `primary` (`int8` or `float`), `limits` (a list: `name`,
     `limit`, `measured`, `interval`, `status`, `n_needed`), `int8`, `float` and `reference` (the
     fields of `FileMetrics`; null if the files are damaged), `drops`, `limits_on` (`samples` or
-    `recordings`, which limits on accuracy bind), `recording_drops`, `parity`, `formats` (a list:
-    the fields of `FormatFigures`), `ship`, `board` (the fields of `BoardFit`, or null),
+    `recordings`, to which limits on accuracy apply), `recording_drops`, `parity`, `formats` (a
+    list: the fields of `FormatFigures`), `ship`, `board` (the fields of `BoardFit`, or null),
     `calibration` and `rejection` (the fields of `CalibrationFigures` and `RejectionFigures`, or
     null), `problems`, `test_fingerprint`,
     `test_set_uses` (different files that this user has verified on this test part, up to this one),

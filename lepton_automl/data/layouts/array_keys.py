@@ -1,4 +1,4 @@
-"""Which named array holds what: `x_train y_train [x_test y_test]`, or `x y`, and other words."""
+"""Recognise what named arrays hold: `x_train y_train [x_test y_test]`, `x y`, and other words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a folder holds, by the names in it: every folder is read by one source."""
+"""Recognise what a folder holds by the names in it, so that one source reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Executors: where the tasks of a search run; the base class and the rule for lost workers."""
+"""Executors run the tasks of a search: the base class, and what a lost worker means for a task."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ class ArithmeticChoice:
 
 @dataclass
 class Attempt:
-    """A task on its way: what is sent to the next worker, and the workers it has lost."""
+    """A started task: what the next worker gets, and why earlier workers were lost."""
 
     task: Task
     """As it was started."""

@@ -237,7 +237,7 @@ class DaskExecutor(RemoteExecutor):
 
 @dataclass
 class _Session:
-    """What all workers of an executor have in common."""
+    """State that all workers of an executor share."""
 
     topic: str
     """Of the events with the progress of tasks."""

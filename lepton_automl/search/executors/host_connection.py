@@ -81,7 +81,7 @@ def _of_lepton() -> Iterator[None]:
 
 
 class HostEvents(Protocol):
-    """What a host tells its executor; called by the thread of the event loop."""
+    """Callbacks by which a host reports to its executor; the event loop's thread calls them."""
 
     def ready(self, host: Host) -> None:
         """It takes tasks from now on."""

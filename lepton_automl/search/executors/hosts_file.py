@@ -50,7 +50,7 @@ class HostSpec:
 
 @dataclass(frozen=True)
 class HostsFile:
-    """What the file says."""
+    """Content of the file."""
 
     hosts: Mapping[str, HostSpec]
     finals: str = ""

@@ -1,4 +1,4 @@
-"""A Dask cluster on this machine, for those who have none: `lepton cluster start`."""
+"""Start a Dask cluster on this machine: `lepton cluster start`."""
 
 from __future__ import annotations
 

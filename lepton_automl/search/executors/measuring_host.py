@@ -170,7 +170,7 @@ def _positive(value: object) -> float:
 
 
 class _Session:
-    """A command that runs, and the thread that reads what it says and shows that we are alive."""
+    """A running command, and the thread that reads its messages and sends heartbeats."""
 
     def __init__(self, argv: tuple[str, ...], spec: HostSpec) -> None:
         self._spec = spec
@@ -311,7 +311,7 @@ class _Session:
         return os.read(output, _READ_BYTES) if ready else None
 
     def _ping(self) -> None:
-        """Show that we are alive, unless a message is being written."""
+        """Send a heartbeat, unless a message is being written."""
         now = time.monotonic()
         if not self._is_greeted or now - self._pinged < PING_SECONDS:
             return

@@ -114,7 +114,7 @@ def planned_final_runs(ledger: LedgerView, round_number: int) -> list[FinalRun]:
 
 
 def trial_numbers(finals: Sequence[FinalRun | Finalist]) -> list[int]:
-    """Numbers of the trials, each once, in the order in which they come up first."""
+    """Numbers of the trials in the order of their first occurrence, without repetitions."""
     return list(dict.fromkeys(final.number for final in finals))
 
 

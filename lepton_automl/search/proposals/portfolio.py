@@ -26,7 +26,7 @@ all nets together."""
 
 @dataclass(frozen=True)
 class KnownNet:
-    """A known-good point as these data and this time see it."""
+    """A known-good point with the size of its training on these data."""
 
     work: float
     """Size of one epoch of its training, in units of `time_plan.work_of`."""

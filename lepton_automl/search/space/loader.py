@@ -15,7 +15,7 @@ from lepton_automl.errors import LeptonError, SpaceError
 from lepton_automl.models.front_end import LogMel, default_frame
 from lepton_automl.search.space.draw import RandomTrial
 from lepton_automl.search.space.parameters import Keys, Parameter, Scalar, SpaceFile
-from lepton_automl.search.space.search_space import Few, SearchSpace
+from lepton_automl.search.space.search_space import SearchSpace, SmallDataValues
 from lepton_automl.search.space.tables import check_all, layer_table, train_table
 
 _SECTIONS = ("doc", "input", "all", "stem", "stage", "head", "train", "few", "candidate")
@@ -154,16 +154,16 @@ def _with_candidates(file: SpaceFile, space: SearchSpace) -> SearchSpace:
     )
 
 
-def _few(file: SpaceFile, space: SearchSpace) -> Few:
+def _few(file: SpaceFile, space: SearchSpace) -> SmallDataValues:
     """The table `few`; it changes nothing where it is missing."""
     if "few" not in file.document:
-        return Few()
+        return SmallDataValues()
     raw = file.table("few")
     samples = raw.pop("samples", None)
     if type(samples) is not int or samples < 1:
         what = f"samples = {samples!r}, the rule is a number of training samples from 1 on"
         raise file.error(("few", "samples"), what, "give for instance samples = 3000")
-    return Few(samples, _checked(file, ("few",), space, raw))
+    return SmallDataValues(samples, _checked(file, ("few",), space, raw))
 
 
 def _candidate(

@@ -34,8 +34,8 @@ _DEFAULT_SIDE = 64
 
 
 @dataclass(frozen=True)
-class Few:
-    """What candidates get in place of their own values where training samples are few."""
+class SmallDataValues:
+    """Values that replace those of candidates if there are few training samples."""
 
     samples: int = 0
     """With fewer training samples than these."""
@@ -67,7 +67,7 @@ class SearchSpace:
     candidate_sides : tuple of int
         Least rows or columns, whichever are more, of the pictures that each is known to be good
         for.
-    few : Few
+    few : SmallDataValues
         What candidates get where training samples are few.
     has_few_samples : bool
         Whether candidates have got that.
@@ -93,7 +93,7 @@ class SearchSpace:
     candidate_sides: tuple[int, ...]
     digest: str
     text: str
-    few: Few = field(default_factory=Few)
+    few: SmallDataValues = field(default_factory=SmallDataValues)
     has_few_samples: bool = False
     front_end: LogMel | None = None
 

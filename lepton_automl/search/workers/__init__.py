@@ -1,4 +1,4 @@
-"""Worker processes: what runs in them, and how the coordinator talks to them.
+"""Worker processes: what runs in them, and how the coordinator communicates with them.
 
 `task` is a training as data, `run_task` runs it alike in any process.
 

@@ -45,7 +45,7 @@ _FIX = "nothing: it is sent again"
 
 @dataclass(frozen=True, order=True)
 class Blob:
-    """A content by its digest."""
+    """Content of a file, identified by its digest."""
 
     sha256: str
     """64 hexadecimal digits."""

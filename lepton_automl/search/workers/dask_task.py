@@ -1,4 +1,4 @@
-"""What runs on the workers of a Dask cluster, by `dask_entry`: from text to text.
+"""Run the tasks of a coordinator on a Dask worker: what `dask_entry` calls, from text to text.
 
 The trainings are done by child processes of the Dask worker, one for each of its threads: they have
 the settings of every worker process, can be ended, and may die without the Dask worker.
@@ -117,7 +117,7 @@ class _Child:
 
 
 class _Children:
-    """The child processes of a Dask worker, and what its threads have in common."""
+    """The child processes of a Dask worker, and the state that its threads share."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""Which files a list of paths, folders and patterns chooses."""
+"""Expand paths, folders and patterns to the files that are classified."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _named(files: Iterable[Path]) -> str:
     return "" if first is None else f" in {first}"
 
 
-def chosen_files(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
+def input_files(files: Iterable[Path], suffixes: Set[str]) -> list[Path]:
     """The files; folders and patterns replaced by the files in them, of one of the suffixes.
 
     Pictures of kinds that are not read are among them, to be named, unless they are there in
