@@ -31,6 +31,7 @@ from lepton_automl.artifact.rejection import measure_rejection
 from lepton_automl.artifact.verdict import (
     CalibrationFigures,
     FileMetrics,
+    FormatFigures,
     JudgedLimit,
     PairedDrop,
     Parity,
@@ -289,21 +290,14 @@ def _judged(
     main_file, other_file = (INT8, FLOAT) if primary == "int8" else (FLOAT, INT8)
     binds_recordings = of_recordings is not None and about.judge != "windows"
     binding = of_recordings if of_recordings is not None and binds_recordings else evidence
-
-    def judged(metrics: FileMetrics, own: Evidence) -> tuple[JudgedLimit, ...]:
-        return judging.judge(limits, metrics, own, binding[REFERENCE])
-
+    reference = binding[REFERENCE]
     shipped = next((one for one in formats.figures if one.name == about.ship), None)
     if shipped is None:
-        main_limits = judged(found[main_file], binding[main_file])
-    elif shipped.metrics is not None:
-        evidences = formats.whole if binds_recordings else formats.evidence
-        main_limits = judged(shipped.metrics, evidences[shipped.name])
-    else:  # It does not run here: the int8 file says what it may be expected to reach.
-        flash = predicted_flash(writer.read_arch(request.folder, INT8))
-        expected = dataclasses.replace(found[INT8], **flash)
-        main_limits = judging.undecided_without_run(judged(expected, binding[INT8]))
-    other_limits = judged(found[other_file], binding[other_file])
+        main_limits = judging.judge(limits, found[main_file], binding[main_file], reference)
+    else:
+        own = formats.whole if binds_recordings else formats.evidence
+        main_limits = _format_limits(request.folder, limits, shipped, own, found[INT8], binding)
+    other_limits = judging.judge(limits, found[other_file], binding[other_file], reference)
     machine = this_machine()
     parity, problems = _soundness(request.folder, about, files, test.pixels, machine)
     problems += formats.problems
@@ -344,6 +338,26 @@ def _judged(
         if about.board is None
         else board_fits.fit(request.folder, about.board, formats.figures),
     )
+
+
+def _format_limits(
+    folder: Path,
+    limits: Limits,
+    shipped: FormatFigures,
+    own: Mapping[str, Evidence],
+    int8: FileMetrics,
+    evidence: Mapping[str, Evidence],
+) -> tuple[JudgedLimit, ...]:
+    """Judge the limits on a further format that ships; undecided at best if it does not run here.
+
+    `own` is the evidence of the formats, `int8` and `evidence` are of the ONNX files.
+    """
+    if shipped.metrics is not None:
+        return judging.judge(limits, shipped.metrics, own[shipped.name], evidence[REFERENCE])
+    # The figures of the int8 file are what the format may be expected to reach.
+    expected = dataclasses.replace(int8, **predicted_flash(writer.read_arch(folder, INT8)))
+    judged = judging.judge(limits, expected, evidence[INT8], evidence[REFERENCE])
+    return judging.undecided_without_run(judged)
 
 
 def _rejection(

@@ -104,18 +104,13 @@ def compress_model(
     resources = resolve(config)
     if resources.target.weight_scales == "layer":
         raise ConfigError(
-            f"--target {resources.target.name} needs one scale a layer, and models made elsewhere "
-            "get one a channel",
+            f"--target {resources.target.name} needs one scale per layer, and models made "
+            "elsewhere get one per channel",
             fix="take another target, such as --target arm64",
         )
     expected = _expected(expects)
     definition = _definition(config, source, preprocessing, labels)
-    dataset = open_run_data(config, emit)
-    if dataset.kind != "pictures":
-        raise DataError(
-            f"{config.data} holds {dataset.kind}; models made elsewhere are read for pictures only",
-            fix=f"search a net for these {dataset.kind}: lepton run DATA",
-        )
+    dataset = _pictures(config, emit)
     definition = replace(definition, data_fingerprint=dataset.fingerprint)
     folder = RunFolder(config.out)
     folder.check_claim(definition, fresh=config.fresh)
@@ -125,15 +120,7 @@ def compress_model(
     emit(Event(_STAGE, f"checking {source} in a separate process"))
     model = load_external(source, preprocessing, dataset.class_names, labels=labels)
     graph_process.start_process()
-    if dataset.channels not in (1, 3):
-        raise DataError(
-            f"{config.data} holds pictures with {dataset.channels} channels; models made elsewhere "
-            "are read for grey and RGB pictures",
-            fix="give grey or RGB pictures",
-        )
-    dataset = dataset.with_8_bits().matched_to(model.class_names, model.shape[2])
-    framing = None if model.pixels is None else model.pixels.framing
-    dataset = replace(dataset, framing=framing)
+    dataset = _as_the_model_reads(dataset, model, config)
     warning = plausibility.order_warning(model)
     if warning:
         emit(Event(_STAGE, f"warning: {warning}"))
@@ -168,6 +155,29 @@ def compress_model(
         )
         files.remove_folder(place / _TRIED)
     return outcome
+
+
+def _pictures(config: RunConfig, emit: Emit) -> Dataset:
+    """Open the data; only pictures are accepted."""
+    dataset = open_run_data(config, emit)
+    if dataset.kind != "pictures":
+        raise DataError(
+            f"{config.data} holds {dataset.kind}; models made elsewhere are read for pictures only",
+            fix=f"search a net for these {dataset.kind}: lepton run DATA",
+        )
+    return dataset
+
+
+def _as_the_model_reads(dataset: Dataset, model: ExternalModel, config: RunConfig) -> Dataset:
+    """The pictures with the channels, the classes and the resizing of the model."""
+    if dataset.channels not in (1, 3):
+        raise DataError(
+            f"{config.data} holds pictures with {dataset.channels} channels; models made elsewhere "
+            "are read for grey and RGB pictures",
+            fix="give grey or RGB pictures",
+        )
+    dataset = dataset.with_8_bits().matched_to(model.class_names, model.shape[2])
+    return replace(dataset, framing=None if model.pixels is None else model.pixels.framing)
 
 
 class _Compression:

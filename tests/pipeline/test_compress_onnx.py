@@ -326,7 +326,7 @@ def test_a_12_bit_picture_is_read_as_those_of_the_data_also_by_the_file_alone(
 
 def test_a_target_that_wants_one_scale_a_layer_is_refused_before_anything_is_read(tmp_path):
     wanted = order(tmp_path, target="litert-per-tensor")
-    with pytest.raises(ConfigError, match="one scale a layer") as caught:
+    with pytest.raises(ConfigError, match="one scale per layer") as caught:
         wanted.compress()
     assert "--target" in caught.value.fix
     assert not (tmp_path / "out").exists()
