@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -103,7 +104,7 @@ def list_zip(path: Path, *, fix: str) -> list[Member]:
     DataError
         If it is not a zip archive, or a member is encrypted, packed in another way than by deflate,
         a link, unpacks to too much, reaches beyond the end, or has a name that leads out of the
-        archive.
+        archive; or if members overlap, so that some bytes are many pictures.
     """
     with (
         _damage_named(path, "zip archive", fix),
@@ -112,9 +113,13 @@ def list_zip(path: Path, *, fix: str) -> list[Member]:
         total = file.seek(0, 2)
         reader = LimitedReader(file, MAX_DIRECTORY, "its list of members")
         with zipfile.ZipFile(reader) as archive:
-            return [
+            found = [
                 _zip_member(path, each, total) for each in archive.infolist() if not each.is_dir()
             ]
+        for first, second in pairwise(sorted(found, key=lambda member: member.offset)):
+            if first.offset + _LOCAL_HEADER + first.packed_size > second.offset:
+                raise ValueError(f"{first.name!r} and {second.name!r} overlap")
+        return found
 
 
 @contextmanager

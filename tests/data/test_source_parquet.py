@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lepton_automl.data.opening import open_dataset
+from lepton_automl.data.sources import parquet
 from lepton_automl.data.sources.audio_folder import AudioFolder
 from lepton_automl.data.sources.parquet import Parquet
 from lepton_automl.errors import ConfigError, DataError, MachineError
@@ -278,3 +279,14 @@ def test_classes_of_a_larger_set_that_have_no_sample_are_left_out_with_a_note(tm
     assert samples.labels.tolist() == Y[rows].tolist()
     note = "3 of 5 classes in the list of names have no sample and are left out: ant, cat, eel"
     assert note in samples.notes
+
+
+def test_a_picture_in_very_many_rows_is_refused_before_it_fills_the_disk(tmp_path, monkeypatch):
+    """Its dictionary holds it once; copied a row each, 1 MB in two million rows are 2 TB."""
+    needs_pyarrow()
+    picture = png(np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8))
+    path = save(tmp_path / "x.parquet", table({"image": [picture] * 900, "label": [0, 1] * 450}))
+    assert len(Parquet().read(path)) == 900
+    monkeypatch.setattr(parquet, "_COPIED_FROM", 1 << 20)
+    with pytest.raises(DataError, match="200 times the size of the table"):
+        Parquet().read(path)

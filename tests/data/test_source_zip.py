@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import io
 import stat
 import struct
@@ -188,3 +189,17 @@ def test_a_packed_size_beyond_the_end_is_refused_before_it_is_allocated(tmp_path
     path.write_bytes(bytes(body))
     with pytest.raises(DataError, match="reaches beyond the end of the archive"):
         Zip().read(str(path))
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path):
+    """Else a picture of a second to decode is 300,000 of them in an archive of some megabytes."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("a/0.png", "b/0.png"):
+            archive.writestr(name, random_pictures(1, (8, 8)).tobytes())
+        for n in range(1, 9):
+            for first in archive.filelist[:2]:
+                again = copy.copy(first)
+                again.filename = f"{first.filename[0]}/{n}.png"
+                archive.filelist.append(again)
+    with pytest.raises(DataError, match="overlap"):
+        Zip().read(str(tmp_path / "a.zip"))

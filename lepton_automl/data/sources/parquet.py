@@ -63,6 +63,9 @@ _LONGEST = 4096
 """Characters of a text; a column with longer ones is prose and no attribute."""
 _MOST_BYTES = 8 << 30
 """Bytes of array columns, which are held in memory."""
+_COPIED_FROM, _MOST_TIMES = 256 << 20, 200
+"""From so many bytes on, picture files that are copied from a table have at most this many times
+the bytes of its files: a dictionary can name one in each of two million rows."""
 _BASE_BYTES, _BYTES_PER_BYTE = 2 << 30, 4
 _SECONDS, _SECONDS_PER_BYTE = 20.0, 1e-7
 """Memory and processor time for reading rows: a base, and for each byte of the file."""
@@ -267,9 +270,9 @@ class _Shard:
 
     def __init__(self, process: LimitedProcess, path: Path) -> None:
         self.path, self._process = path, process
-        size = path.stat().st_size if path.is_file() else 0
-        seconds = _SECONDS + _SECONDS_PER_BYTE * size
-        memory = _BASE_BYTES + _BYTES_PER_BYTE * size
+        self.size = path.stat().st_size if path.is_file() else 0
+        seconds = _SECONDS + _SECONDS_PER_BYTE * self.size
+        memory = _BASE_BYTES + _BYTES_PER_BYTE * self.size
         self._limits = ProcessLimits(memory, seconds, 60 + 10 * seconds)
         # The process may have been started in another working directory.
         answer = self._ask({"path": os.path.abspath(path)})  # noqa: PTH100  Links stay.
@@ -358,11 +361,13 @@ def _read(data: str, shards: Sequence[_Shard], column: str) -> _Content:
     found = _Content({name: [] for name in texts}, [], [], [])
     splits: list[str] = []
     pack = _Pack() if kinds[column] == "picture" else None
+    most = max(_COPIED_FROM, _MOST_TIMES * sum(shard.size for shard in shards))
     for shard in shards:
         first = len(found.places)
         for answer in shard.rows({**texts, column: kinds[column]}):
             _append(found, answer, shard.path, len(found.places) - first, pack)
             _check_size(data, found)
+            _check_copied(data, pack, most)
         splits += [_split_name(Path(data), shard.path)] * (len(found.places) - first)
     if not found.places:
         raise DataError(f"{data} holds no rows", fix="give a table of labelled pictures")
@@ -443,6 +448,15 @@ class _Row(Member):
         return f"the {what} {self.name}"
 
 
+def _check_copied(data: str, pack: _Pack | None, most: int) -> None:
+    if pack is not None and pack.size > most:
+        raise DataError(
+            f"{data} holds picture files of more than {most >> 20} MiB, {_MOST_TIMES} times the "
+            "size of the table",
+            fix="write a table in which no picture stands in many rows",
+        )
+
+
 class _Pack:
     """A temporary file with the picture files of a table, one after the other.
 
@@ -455,7 +469,7 @@ class _Pack:
         except OSError as error:
             raise machine_error(error) or no_scratch_error(error) from error
         self._finish = weakref.finalize(self, scratch.remove)
-        self.path, self._size = scratch.path / "pictures", 0
+        self.path, self.size = scratch.path / "pictures", 0
 
     def add(self, answer: Message, shard: str, first: int) -> list[Member]:
         """Append the pictures of an answer, the first of which is row `first` of a shard."""
@@ -470,7 +484,7 @@ class _Pack:
             name = f"{shard}/{first + n:06}{f'-{own}' if own else ''}"
             if not {Path(name).suffix.lower(), suffix} <= SUFFIXES and not name.endswith(suffix):
                 name += suffix
-            made.append(_Row(self.path, name, self._size + start, size, size, None, pack=self))
+            made.append(_Row(self.path, name, self.size + start, size, size, None, pack=self))
             start += size
-        self._size += start
+        self.size += start
         return made
