@@ -15,6 +15,7 @@ from typing import Literal
 from lepton_automl.core.memory import gib_text, machine_bytes
 from lepton_automl.core.object_storage import check_url
 from lepton_automl.core.units import Unit
+from lepton_automl.core.untrusted_files import whole_number
 from lepton_automl.errors import ConfigError
 
 MIN_MEMORY = 704 << 20
@@ -30,6 +31,8 @@ AUTO, NONE = "auto", "none"
 
 Prefer = Literal["size", "latency"]
 
+_LEAST_REJECT = 1e-6
+"""Share of `--reject` that three million validation samples can show."""
 MAX_FOLDS = 10
 """Folds of a cross-validation at most: more would be too small to be compared one by one."""
 MAX_WINDOW = 1 << 20
@@ -392,8 +395,9 @@ class RunConfig:
     def _check_reject(self) -> None:
         if self.reject is None:
             return
-        if not 0 <= self.reject <= 0.5:
-            raise ConfigError(f"--reject {self.reject:g}, the rule is 0 to 0.5", fix="give 0.05")
+        if self.reject and not _LEAST_REJECT <= self.reject <= 0.5:  # NaN is not.
+            rule = f"0, or {_LEAST_REJECT:g} to 0.5"
+            raise ConfigError(f"--reject {self.reject:g}, the rule is {rule}", fix="give 0.05")
         if self.reject and self.refit == "on":
             raise ConfigError(
                 "--reject and --refit on exclude each other: a net that is trained on the "
@@ -576,12 +580,13 @@ def fold_count(text: str) -> int | None:
         return None
     if text == "off":
         return 1
-    if not text.isdecimal() or not 2 <= int(text) <= MAX_FOLDS:
+    number = whole_number(text)
+    if number is None or not 2 <= number <= MAX_FOLDS:
         raise ConfigError(
-            f"--folds {text}, the rule is auto, off or 2 to {MAX_FOLDS}",
+            f"--folds {text:.60}, the rule is auto, off or 2 to {MAX_FOLDS}",
             fix="leave it out: then the size of the data and the time decide",
         )
-    return int(text)
+    return number
 
 
 def group_pattern(text: str | None) -> re.Pattern[str] | None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lepton_automl.config import LIMITS, Limits
+from lepton_automl.core.untrusted_files import whole_number
 from lepton_automl.errors import ConfigError
 
 _MAX_JOBS_PER_GPU = 64
@@ -97,12 +98,13 @@ def per_gpu(text: str | None) -> int | None:
     """
     if text is None or text == "auto":
         return None if text is None else 0
-    if not text.isdecimal() or not 1 <= int(text) <= _MAX_JOBS_PER_GPU:
+    number = whole_number(text)
+    if number is None or not 1 <= number <= _MAX_JOBS_PER_GPU:
         raise ConfigError(
-            f"--jobs-per-gpu {text}, the rule is auto or 1 to {_MAX_JOBS_PER_GPU}",
+            f"--jobs-per-gpu {text:.60}, the rule is auto or 1 to {_MAX_JOBS_PER_GPU}",
             fix="leave it out: then their number is chosen by the speed they reach",
         )
-    return int(text)
+    return number
 
 
 def count(text: str) -> int:
