@@ -23,9 +23,10 @@ from lepton_automl.api_options import (
     run_config,
     test_data_path,
 )
-from lepton_automl.config import Limits, Prefer, RunConfig, memory_bytes
+from lepton_automl.config import Limits, Prefer, RunConfig
 from lepton_automl.core.events import Emit, silent
 from lepton_automl.errors import ConfigError, DataError, MachineError
+from lepton_automl.option_texts import memory_bytes
 from lepton_automl.runs.folder import RunFolder, configured, locate
 
 if TYPE_CHECKING:

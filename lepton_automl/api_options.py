@@ -25,14 +25,12 @@ from lepton_automl.config import (
     Refit,
     RunConfig,
     TemperatureFit,
-    memory_bytes,
-    object_name,
-    seconds,
 )
 from lepton_automl.core import plugins
 from lepton_automl.core.field_types import check_type
 from lepton_automl.cost import boards
 from lepton_automl.errors import ConfigError
+from lepton_automl.option_texts import memory_bytes, object_name, seconds
 from lepton_automl.pipeline import option_values
 from lepton_automl.runs.folder import default_out
 

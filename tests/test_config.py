@@ -18,13 +18,12 @@ from lepton_automl.config import (
     WORKER_PROGRAM_BYTES,
     Limits,
     RunConfig,
-    memory_bytes,
     options_text,
-    seconds,
     would_fit,
 )
 from lepton_automl.cost.cost import Cost
 from lepton_automl.errors import ConfigError
+from lepton_automl.option_texts import memory_bytes, seconds
 
 FIELDS = [field.name for field in dataclasses.fields(Limits)]
 

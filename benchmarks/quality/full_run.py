@@ -21,10 +21,10 @@ from pathlib import Path
 from benchmarks.common import RUNS, parser, print_table, resnet8
 from lepton_automl import api
 from lepton_automl.artifact.verdict import FileMetrics, Verdict
-from lepton_automl.config import seconds as budget_seconds
 from lepton_automl.core.events import Event
 from lepton_automl.cost.latency import Stopwatch
 from lepton_automl.models.random_weights import random_int8_onnx
+from lepton_automl.option_texts import seconds as budget_seconds
 from lepton_automl.pipeline.sweep_table import SweepResult, SweepRow
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.config import MAX_FOLDS
 from lepton_automl.core import files
 from lepton_automl.data.dataset import Dataset, LabelledFiles, Part, Size
 from lepton_automl.data.pixel_cache import cache_array, map_array
 from lepton_automl.data.splits.split import assign_greedily
 from lepton_automl.metrics.balanced import Strata
+from lepton_automl.option_texts import MAX_FOLDS
 
 SMALL, FEW_GROUPS = 3000, 20
 """Samples or groups of training and validation together below which the validation part alone is

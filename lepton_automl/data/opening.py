@@ -10,15 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.config import (
-    AUTO,
-    BandMean,
-    ChannelAxis,
-    Channels,
-    InputType,
-    column_names,
-    part_folders,
-)
+from lepton_automl.config import BandMean, ChannelAxis, Channels, InputType
 from lepton_automl.core import large_arrays
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event, silent
@@ -56,6 +48,7 @@ from lepton_automl.errors import ConfigError
 from lepton_automl.models.front_end import LogMel
 from lepton_automl.models.front_end_onnx import compute_features
 from lepton_automl.models.quantization import InputQuantization
+from lepton_automl.option_texts import AUTO, column_names, part_folders
 
 CODE = "torch_dataset"
 """Kind of data (`DataPlace.kind`) that code of the user makes."""

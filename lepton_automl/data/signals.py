@@ -12,12 +12,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.config import AUTO
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.units import counted
 from lepton_automl.data.pictures.pixel_scale import OPTION, PixelScale
 from lepton_automl.errors import ConfigError, DataError
 from lepton_automl.models.quantization import InputQuantization
+from lepton_automl.option_texts import AUTO
 
 Signals = NDArray[np.float32]
 """Measured values (N, length, C)."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lepton_automl.config import RunConfig, fold_count
+from lepton_automl.config import RunConfig
 from lepton_automl.core import plugins, untrusted_files
 from lepton_automl.core.files import real_path
 from lepton_automl.core.untrusted_files import JSON
@@ -25,6 +25,7 @@ from lepton_automl.errors import ArchError, ConfigError, MachineError
 from lepton_automl.metrics.rejection import samples_needed
 from lepton_automl.models import formats
 from lepton_automl.models.random_weights import random_net
+from lepton_automl.option_texts import fold_count
 from lepton_automl.runs.folder import RunFolder
 from lepton_automl.runs.lock import check_not_held
 from lepton_automl.search import callbacks

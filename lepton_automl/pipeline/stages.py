@@ -18,7 +18,7 @@ from lepton_automl.compress.decisions import (
 )
 from lepton_automl.compress.loop import compress as run_compression
 from lepton_automl.compress.steps import REFIT, CompressionResult
-from lepton_automl.config import MAIN_PROCESS_BYTES, fold_count
+from lepton_automl.config import MAIN_PROCESS_BYTES
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.cost.latency import Timing, predicted_milliseconds
@@ -27,6 +27,7 @@ from lepton_automl.data.tensors import load_labelled
 from lepton_automl.errors import DataError
 from lepton_automl.metrics.intervals import is_near_chance
 from lepton_automl.models.model import Model
+from lepton_automl.option_texts import fold_count
 from lepton_automl.pipeline import charts, front
 from lepton_automl.pipeline.context import RunContext
 from lepton_automl.pipeline.export import reject_rate, write_and_verify

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lepton_automl.config import LIMITS, RunConfig, seconds
+from lepton_automl.config import LIMITS, RunConfig
 from lepton_automl.core import untrusted_files
 from lepton_automl.core.units import duration
 from lepton_automl.errors import ConfigError, LeptonError
+from lepton_automl.option_texts import seconds
 from lepton_automl.pipeline import option_values
 from lepton_automl.runs.folder import default_out
 from lepton_automl.search.space.parameters import Keys, Scalar, SpaceFile

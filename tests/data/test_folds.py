@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
-from lepton_automl.config import MAX_FOLDS
 from lepton_automl.data.dataset import Part
 from lepton_automl.data.folds import (
     FEW_GROUPS,
@@ -22,6 +21,7 @@ from lepton_automl.data.folds import (
 from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.metrics.balanced import balanced_mean
+from lepton_automl.option_texts import MAX_FOLDS
 
 
 def part(labels, groups=None, *, first: int = 0, near=None, digests=None) -> Part:

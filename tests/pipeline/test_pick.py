@@ -12,11 +12,12 @@ import onnxruntime
 import pytest
 
 from lepton_automl.compress.pruning.cut import cut_channels
-from lepton_automl.config import Limits, options_text, seconds
+from lepton_automl.config import Limits, options_text
 from lepton_automl.core.events import silent
 from lepton_automl.data.opening import open_dataset
 from lepton_automl.errors import ConfigError, DataError, InfeasibleError
 from lepton_automl.models.model import Model
+from lepton_automl.option_texts import seconds
 from lepton_automl.pipeline import stages
 from lepton_automl.pipeline.context import open_run
 from lepton_automl.pipeline.front import read_front

@@ -11,10 +11,11 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from lepton_automl.compress import temperature
-from lepton_automl.config import Limits, seconds
+from lepton_automl.config import Limits
 from lepton_automl.core.units import duration
 from lepton_automl.data.opening import open_dataset
 from lepton_automl.errors import ConfigError, DataError
+from lepton_automl.option_texts import seconds
 from lepton_automl.pipeline import run
 from lepton_automl.pipeline.verify import verify
 from lepton_automl.runs.ledger import LedgerView

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lepton_automl.config import seconds
 from lepton_automl.core.units import duration, percent
+from lepton_automl.option_texts import seconds
 from lepton_automl.runs.time_budget import (
     MAX_COMPRESS_SHARE,
     MAX_REFIT_SHARE,

@@ -15,10 +15,10 @@ from unittest import mock
 
 import pytest
 
-from lepton_automl.config import check_cluster
 from lepton_automl.core import files
 from lepton_automl.core.version import __version__
 from lepton_automl.errors import ConfigError, MachineError
+from lepton_automl.option_texts import check_cluster
 from tests.helpers.executors import GOOD, LIVENESS, WAITS, WORKER, fake_task
 from tests.helpers.processes import alive, eventually
 

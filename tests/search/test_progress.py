@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
-from lepton_automl.config import seconds
+from lepton_automl.option_texts import seconds
 from lepton_automl.search.objectives import load
 from lepton_automl.search.progress import front_of, progress, row_of, time_decision
 from lepton_automl.search.trials import Plan, Trials

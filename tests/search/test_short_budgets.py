@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lepton_automl import config
+from lepton_automl import option_texts
 from lepton_automl.core.decisions import SEARCH_TIME
 from lepton_automl.data.dataset import Dataset
 from lepton_automl.errors import ConfigError
@@ -325,7 +325,7 @@ def _first_result(run: Run, budget: float) -> tuple[float, float]:
         stated = re.search(r"give --budget (\S+):", error.fix)
         if stated is None:
             raise
-        larger = config.seconds(stated[1])
+        larger = option_texts.seconds(stated[1])
     assert larger > budget
     return larger, run.command(larger)[1]  # Whatever the machine does meanwhile.
 
@@ -394,8 +394,8 @@ def test_a_budget_below_what_was_used_trains_nothing_and_names_one_that_does(
     (said,) = [text for text in run.messages if "has used" in text]
     stated = re.search(r"has used (\d+) s of --budget 60 s; --budget (\S+) continues it", said)
     assert stated is not None
-    assert used <= int(stated[1]) < config.seconds(stated[2])
-    run.command(config.seconds(stated[2]))
+    assert used <= int(stated[1]) < option_texts.seconds(stated[2])
+    run.command(option_texts.seconds(stated[2]))
     assert _trainings(run) > before
 
 

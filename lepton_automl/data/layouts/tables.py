@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.config import NONE
 from lepton_automl.core import plugins
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.untrusted_files import whole_number
@@ -19,6 +18,7 @@ from lepton_automl.data.pictures.picture_files import SUFFIXES, Picture
 from lepton_automl.data.samples import Samples, numbered, used_classes
 from lepton_automl.data.signal_files import SUFFIXES as RECORDING_SUFFIXES
 from lepton_automl.errors import ConfigError, DataError
+from lepton_automl.option_texts import NONE
 from lepton_automl.text import printable
 
 COLUMN_WORDS = {

@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from lepton_automl.config import NONE
 from lepton_automl.core.decisions import Decision
 from lepton_automl.data.layouts.folder_kinds import folder_kind
 from lepton_automl.data.layouts.part_names import parts_named
@@ -35,6 +34,7 @@ from lepton_automl.data.signal_files import (
 )
 from lepton_automl.data.sources import Source
 from lepton_automl.errors import ConfigError, DataError
+from lepton_automl.option_texts import NONE
 
 _LAYOUT = "give DATA/CLASS/RECORDING.csv, or DATA/train/CLASS/... and DATA/test/CLASS/..."
 _INDEX_NAMES = {"index", "manifest", "metadata", "meta", "labels", "annotations"}

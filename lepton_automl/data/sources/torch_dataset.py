@@ -31,7 +31,7 @@ from lepton_automl.errors import DataError, first_line
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 """`MODULE:ATTRIBUTE`, both with dots."""
 _OBJECT = re.compile(r"<[\w.]+ object>")
-"""What stands for an object that a program passed (`config.object_name`)."""
+"""What stands for an object that a program passed (`option_texts.object_name`)."""
 _KEYS = {"train": "train", "validation": "val", "test": "test", "": ""}
 """Part -> its name in the keys of arrays."""
 _MOST_BYTES = 8 << 30

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.config import NONE, group_pattern
 from lepton_automl.core import large_arrays
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Emit, Event
@@ -26,6 +25,7 @@ from lepton_automl.data.splits.name_groups import (
     groups_by_pattern,
 )
 from lepton_automl.data.splits.near_duplicates import NearDuplicates
+from lepton_automl.option_texts import NONE, group_pattern
 
 _MANY = 20_000
 """Pictures from which the search for near duplicates takes seconds and is announced."""

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lepton_automl.config import fold_count
 from lepton_automl.core.decisions import Decision
 from lepton_automl.data.folds import (
     FEW_GROUPS,
@@ -22,6 +21,7 @@ from lepton_automl.data.folds import (
 )
 from lepton_automl.metrics.balanced import balanced_mean
 from lepton_automl.metrics.intervals import accuracy_interval
+from lepton_automl.option_texts import fold_count
 from lepton_automl.search.finals.finalists import FinalRun
 from lepton_automl.search.request import SearchRequest
 from lepton_automl.search.trials import Trials

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from lepton_automl.config import MAX_FOLDS
 from lepton_automl.core import files, untrusted_files
 from lepton_automl.core.decisions import Decision
 from lepton_automl.core.events import Event
@@ -19,6 +18,7 @@ from lepton_automl.data.folds import Folds, delete_fold_files
 from lepton_automl.data.tensors import load_labelled
 from lepton_automl.errors import ConfigError, LeptonError
 from lepton_automl.models.model import Model
+from lepton_automl.option_texts import MAX_FOLDS
 from lepton_automl.runs.ledger import EventKind, record_decision
 from lepton_automl.search.executors import Executor
 from lepton_automl.search.finals.results import finalist_results
