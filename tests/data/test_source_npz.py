@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import shlex
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from lepton_automl.data.layouts import named_arrays
 from lepton_automl.data.opening import open_dataset
 from lepton_automl.data.sources.npz import Npz
 from lepton_automl.errors import ConfigError, DataError
@@ -423,3 +425,30 @@ def test_short_windows_that_are_taken_for_pictures_are_hinted_at(tmp_path):
     with pytest.raises(DataError) as caught:
         open_dataset(write_npz(tmp_path / "z.npz", x=np.tile(x, (1, 3, 15)), y=np.arange(30) % 2))
     assert "--channel-axis" not in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("y", "shown"),
+    [
+        (np.array([1e300, 2.0] * 3), r"1e\+300"),  # Converted, they would be -2^63.
+        (np.array([2**64 - 1, 0] * 3, np.uint64), r"1.84467e\+19"),
+        (np.array([0.0, 2.0**53 + 2] * 3), r"9.0072e\+15"),  # As a float 2^53 + 3 is another one.
+    ],
+)
+def test_labels_beyond_whole_numbers_of_64_bits_are_shown_as_they_are(tmp_path, y, shown):
+    path = write_npz(tmp_path / "a.npz", x=random_pictures(6, (4, 4, 1)), y=y)
+    with pytest.raises(DataError, match=rf"y\[[01]\] = {shown}, the rule is whole numbers"):
+        open_dataset(path)
+
+
+def test_one_long_label_takes_its_memory_once():
+    y = np.array([b"a", b"b"] * 100, "S100000")
+    y[:3:2] = b"a" * 100_000
+    tracemalloc.start()
+    try:
+        found = named_arrays._labels("y", y)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.tolist() == [text.decode() for text in y.tolist()]
+    assert peak < 5 << 20  # As an array of unicode texts they take 80 MB.

@@ -42,6 +42,8 @@ from lepton_automl.errors import ConfigError, DataError
 
 _SIGNAL_WORDS = ("signal", "window", "series")
 _LAYOUTS = f"(N, H, W), (N, H, W, C) or (N, C, H, W) with 1 to {MAX_CHANNELS} channels"
+_LARGEST, _EXACT = 2**63 - 1, 2**53
+"""Of labels as integers, and as floats, whose neighbours are equal above it."""
 _USUAL = (1, 3)
 """Channels of grey and of RGB pictures: an axis of that length is that of the channels."""
 
@@ -352,7 +354,7 @@ def _channel_axes(shape: Sequence[int]) -> list[int]:
 
 
 def _labels(what: str, y: Array) -> Array:
-    """Convert labels to int64 (N,) or text (N,)."""
+    """Convert labels to int64 (N,) or, of texts, objects (N,)."""
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim == 2 and y.dtype.kind in "buif" and _is_one_hot(y):
@@ -364,7 +366,10 @@ def _labels(what: str, y: Array) -> Array:
     fix = "give the number or the name of a class for each picture"
     if y.dtype.kind not in "buif":
         raise DataError(f"{what} is {y.dtype} and not whole numbers or texts", fix=fix)
-    if y.dtype.kind == "f" and len(odd := np.flatnonzero(~np.isfinite(y) | (y != np.rint(y)))):
+    is_whole = y <= _LARGEST if y.dtype.kind == "u" else np.full(len(y), True)
+    if y.dtype.kind == "f":
+        is_whole = np.isfinite(y) & (y == np.rint(y)) & (np.abs(y) <= _EXACT)
+    if len(odd := np.flatnonzero(~is_whole)):
         raise DataError(
             f"{what}[{odd[0]}] = {y[odd[0]]:g}, the rule is whole numbers or texts; {len(odd)} of "
             f"{len(y)} labels break it",
@@ -374,9 +379,12 @@ def _labels(what: str, y: Array) -> Array:
 
 
 def _decoded(what: str, texts: Array) -> Array:
-    """Texts as unicode; an error where bytes are not UTF-8."""
+    """Texts (N,) as objects, each in its own memory; an error where bytes are no UTF-8."""
+    found = texts.astype(object)
     try:
-        return np.char.decode(texts, "utf-8") if texts.dtype.kind == "S" else texts
+        if texts.dtype.kind == "S":
+            found[:] = [text.decode("utf-8") for text in found.tolist()]
+        return found
     except UnicodeDecodeError as error:
         raise DataError(
             f"{what} has a text that is not UTF-8: byte {error.start} of {error.object!r:.60}",
@@ -397,12 +405,14 @@ def _classes(
     y = np.concatenate(ys)
     ids = [f"{key}[{i}]" for key, part in zip(keys, ys, strict=True) for i in range(len(part))]
     if given is None:
+        if y.dtype.kind == "O":
+            return numbered(y.tolist())
         known, places = np.unique(y, return_inverse=True)
-        if y.dtype.kind == "i" and len(y) and known[0] < 0:
+        if len(y) and known[0] < 0:
             raise _no_class(data, ids[int(y.argmin())], known[0], "whole numbers from 0")
         return tuple(str(name) for name in known), places.astype(np.int64)
     class_names = _class_names(data, given)
-    if y.dtype.kind == "U":
+    if y.dtype.kind == "O":
         place = {name: n for n, name in enumerate(class_names)}
         y = np.array([place.get(name, -1) for name in y.tolist()], np.int64)
     bad = np.flatnonzero((y < 0) | (y >= len(class_names)))
