@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ from lepton_automl.cost.targets import Target
 from lepton_automl.data.dataset import Dataset, LabelledFiles
 from lepton_automl.data.pictures.pixel_scale import SIXTEEN_BIT, PixelScale
 from lepton_automl.data.sampling import first_balanced
-from lepton_automl.errors import ArtifactError, DataError
+from lepton_automl.errors import ArtifactError, ConfigError, DataError
 from lepton_automl.models import onnx_file
 from lepton_automl.models.arch import Arch
 from lepton_automl.models.format_session import FormatSession
@@ -156,7 +157,10 @@ def write_artifact(
         If the folder cannot be written.
     ArchError
         If a format cannot hold the net.
+    ConfigError
+        If the folder is a link, or holds links to folders.
     """
+    _check_links(folder)
     words = {"dataset": dataset.fingerprint, "target": target.name} | dict(metadata or {})
     if input_type == onnx_file.input_of(int8.arch.file_input)[1].name:
         input_type = ""
@@ -221,6 +225,21 @@ def write_artifact(
     return digests | _write_all(folder, known)
 
 
+def _check_links(folder: Path) -> None:
+    """Check that no link leads out of an artifact that is written again.
+
+    In a run folder of someone else it would lead to any folder of the user.
+    """
+    inner = [Path(root, name) for root, names, _ in os.walk(folder) for name in names]
+    for path in (folder, *inner):
+        if path.is_symlink():
+            raise ConfigError(
+                f"{path} is a link to {path.readlink()}; an artifact is written into real folders "
+                "of its run only",
+                fix="remove the link, or move the folder that it leads to into its place",
+            )
+
+
 def _remove_formats(folder: Path, kept: Mapping[str, bytes]) -> None:
     """Delete the files of formats of an artifact that is written again without them."""
     try:
@@ -272,7 +291,10 @@ def write_external_artifact(
     ------
     MachineError
         If the folder cannot be written.
+    ConfigError
+        If it is a link, or holds links to folders.
     """
+    _check_links(folder)
     durable.remove(folder / MANIFEST)
     labels = "\n".join(" ".join(name.split()) for name in about.class_names) + "\n"
     texts = {LABELS: labels.encode(), ABOUT: about.to_json().encode(), DEVICE: device_program()}

@@ -18,7 +18,7 @@ from lepton_automl.core import files
 from lepton_automl.cost import targets
 from lepton_automl.cost.latency_model import estimate
 from lepton_automl.data import sampling
-from lepton_automl.errors import DataError, MachineError
+from lepton_automl.errors import ConfigError, DataError, MachineError
 from lepton_automl.models import onnx_file
 from tests.helpers.artifacts import CLASSES, make_bundle, verdict
 
@@ -180,3 +180,17 @@ def test_what_tells_latencies_elsewhere_is_read_back(folder):
     assert about.latency is None
     told = dataclasses.replace(about, latency=estimate(targets.load("arm64")))
     assert Provenance.from_json(told.to_json()) == told
+
+
+@pytest.mark.parametrize("name", ["artifact", "artifact/golden"])
+def test_an_artifact_is_not_written_through_a_link_out_of_its_run(tmp_path, name):
+    """In the run folder of someone else it may lead to any folder of the user."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text("mine")
+    link = tmp_path / "run" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "other")
+    with pytest.raises(ConfigError, match=f"{link} is a link to {tmp_path}/other"):
+        make_bundle(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["manifest.json"]
+    assert (tmp_path / "other" / "manifest.json").read_text() == "mine"
