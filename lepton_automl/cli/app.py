@@ -38,7 +38,7 @@ from lepton_automl.core import scratch
 from lepton_automl.core.files import machine_error
 from lepton_automl.core.interrupts import interrupted_texts
 from lepton_automl.core.version import __version__
-from lepton_automl.errors import DataError, Interrupted, LeptonError, MachineError
+from lepton_automl.errors import ConfigError, DataError, Interrupted, LeptonError, MachineError
 
 
 class Lepton(PlainValues, TyperGroup):
@@ -116,6 +116,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _terminate)
     try:
+        _check_not_empty(sys.argv[1:])
         code = app_of(sys.argv[1:])(standalone_mode=False)
     except LeptonError as error:
         code = _show_error(error)
@@ -131,6 +132,26 @@ def main() -> None:
         what, fix = interrupted_texts()
         code = _show_error(Interrupted(what, fix=fix))
     _exit(code)
+
+
+def _check_not_empty(arguments: list[str]) -> None:
+    """Refuse an empty argument: as a path it would be the current folder.
+
+    Raises
+    ------
+    ConfigError
+        If there is one.
+    """
+    for place, each in enumerate(arguments):
+        option, sign, value = each.partition("=")
+        if each and not (option.startswith("--") and sign and not value):
+            continue
+        before = f" after {arguments[place - 1]}" if place and not each else ""
+        what = f"argument {place + 1}{before} is empty" if not each else f"{option} is empty"
+        raise ConfigError(
+            f"{what}, the rule is a value or no such argument",
+            fix="give a value; a shell variable that is not set leaves an empty one",
+        )
 
 
 def app_of(arguments: list[str]) -> typer.Typer:
