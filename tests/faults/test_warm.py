@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from tests.faults import warm
+from tests.helpers import forked
 
 
 def test_an_orphan_with_the_number_of_a_later_command_does_not_end_it(monkeypatch):
@@ -26,5 +28,37 @@ def test_an_orphan_with_the_number_of_a_later_command_does_not_end_it(monkeypatc
     os.write(write, bytes([3]))
     assert warm._answer({"reap": pid}, codes) == 3
     assert codes == {}
+    os.close(read)
+    os.close(write)
+
+
+class InACycle:
+    """Writes to a descriptor when it is collected."""
+
+    def __init__(self, handle):
+        self.itself, self.handle = self, handle
+
+    def __del__(self):
+        os.write(self.handle, b"x")
+
+
+def test_garbage_of_before_a_fork_is_not_collected_in_the_child():
+    assert forked.ROOT  # Its import registers what is done at a fork.
+    read, write = os.pipe()
+    gc.collect()
+    gc.disable()
+    InACycle(write)
+    if not (pid := os.fork()):
+        gc.collect()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.set_blocking(read, False)
+    try:
+        found = os.read(read, 1)
+    except BlockingIOError:
+        found = b""
+    gc.enable()
+    gc.collect()
+    assert (found, os.read(read, 1)) == (b"", b"x")
     os.close(read)
     os.close(write)

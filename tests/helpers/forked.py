@@ -53,6 +53,10 @@ _AS_LOADED = ("sys.modules", "sys.meta_path", "setrlimit")
 """A program with one of these depends on what it has loaded."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
+# A child has no threads but its own. A session of ONNX Runtime that it collected, in a cycle of an
+# earlier test, would wait for its threads without end: what there was before is not collected.
+os.register_at_fork(after_in_child=gc.freeze)
+
 
 def install() -> None:
     """From now on fork, where processes can be forked so: on Linux."""
