@@ -102,7 +102,7 @@ def test_rejection_is_added_kept_and_removed_by_export(finished_run, tmp_path):
     config = runs.copy(finished_run[0], tmp_path)
     artifact = config.out / "artifact"
     before = runs.digests(artifact)
-    for rate, word in ((0.0001, "validation"), (0.7, "0 to 0.5")):
+    for rate, word in ((0.0001, "validation"), (0.7, "1e-06 to 0.5")):
         with pytest.raises(ConfigError, match=word):
             api.export(config.out, reject=rate)
     assert runs.digests(artifact) == before
