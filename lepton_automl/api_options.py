@@ -38,15 +38,36 @@ DataSource = str | Path | object
 """Data by their name or place, or a data set object; see `run`."""
 
 
-class SearchOptions(TypedDict, total=False):
+class DataOptions(TypedDict, total=False):
+    """Options of `data`: how data are opened."""
+
+    test: str | Path | None
+    seed: int
+    skip_corrupt: bool
+    group: str | None
+    time: str | None
+    parts: str | None
+    columns: str | None
+    root: str | Path | None
+    channel_axis: ChannelAxis
+    window: int | None
+    stride: int | None
+    rate: int | None
+    mels: int | None
+    band_mean: BandMean
+    balance: Balance
+    channels: Channels
+    pixel_scale: str
+    rehash: bool
+
+
+class SearchOptions(DataOptions, total=False):
     """Options of `search`: fields of `RunConfig`, with paths also as text."""
 
     out: str | Path | None
-    test: str | Path | None
     space: str | Path | None
     limits: Limits
     objectives: Sequence[str]
-    seed: int
     sampler: str
     target: str
     prefer: Prefer
@@ -63,28 +84,12 @@ class SearchOptions(TypedDict, total=False):
     jobs_per_gpu: int | None
     final_jobs: int
     device: str
-    skip_corrupt: bool
-    group: str | None
-    time: str | None
-    parts: str | None
-    columns: str | None
-    root: str | Path | None
-    channel_axis: ChannelAxis
-    window: int | None
-    stride: int | None
-    rate: int | None
-    mels: int | None
-    band_mean: BandMean
     flip: Flip
     refit: Refit
     temperature: TemperatureFit
     judge: Judge
     folds: str
-    balance: Balance
-    channels: Channels
-    pixel_scale: str
     input_type: InputType
-    rehash: bool
     fresh: bool
     store: str | None
     """URL or folder of the copy of the run."""
@@ -101,29 +106,6 @@ class Options(SearchOptions, total=False):
     formats: Sequence[str] | None
     ship: str
     reject: float | None
-
-
-class DataOptions(TypedDict, total=False):
-    """Options of `data`: those of `Options` that say how data are opened."""
-
-    test: str | Path | None
-    seed: int
-    skip_corrupt: bool
-    group: str | None
-    time: str | None
-    parts: str | None
-    columns: str | None
-    root: str | Path | None
-    channel_axis: ChannelAxis
-    window: int | None
-    stride: int | None
-    rate: int | None
-    mels: int | None
-    band_mean: BandMean
-    balance: Balance
-    channels: Channels
-    pixel_scale: str
-    rehash: bool
 
 
 class CompressOptions(TypedDict, total=False):

@@ -197,6 +197,15 @@ def test_a_pipe_is_refused(tmp_path):
     assert len(audio_files.read_audio(tmp_path / "b.wav")[0]) == len(SAMPLES)
 
 
+def read_with_peak(path):
+    """Samples and rate of a recording, and the most memory that reading it takes, in bytes."""
+    tracemalloc.start()
+    try:
+        return *audio_files.read_audio(path), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("stored", [np.uint8, np.int32])
 def test_sound_is_converted_in_blocks_of_bounded_memory(tmp_path, stored):
     rng = np.random.default_rng(0)
@@ -205,12 +214,7 @@ def test_sound_is_converted_in_blocks_of_bounded_memory(tmp_path, stored):
         values <<= 16
     bits = 8 * values.itemsize
     (tmp_path / "a.wav").write_bytes(wav_bytes(values, kind=1, bits=bits))
-    tracemalloc.start()
-    try:
-        found, _ = audio_files.read_audio(tmp_path / "a.wav")
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    found, _, peak = read_with_peak(tmp_path / "a.wav")
     wanted = (values.astype(int) - 128) * 256 if bits == 8 else values.astype(int) >> 16
     np.testing.assert_array_equal(found, wanted)
     assert peak < values.nbytes * 2 + found.nbytes + (32 << 20)
@@ -221,12 +225,7 @@ def test_compressed_sound_of_many_samples_takes_the_memory_of_its_samples(tmp_pa
     values = np.zeros((4 << 20) + 7, np.int16)
     values[::999] = -(1 << 15)
     soundfile.write(tmp_path / "a.flac", values, 16000)
-    tracemalloc.start()
-    try:
-        found, rate = audio_files.read_audio(tmp_path / "a.flac")
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    found, rate, peak = read_with_peak(tmp_path / "a.flac")
     assert rate == 16000
     np.testing.assert_array_equal(found, values)
     assert peak < 3 * values.nbytes + (32 << 20)
